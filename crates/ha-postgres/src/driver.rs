@@ -1,0 +1,351 @@
+//! What the agent may ask of the one PostgreSQL instance on its node, however it is run.
+
+use std::future::Future;
+use std::time::Duration;
+
+use ha_core::ancestry::TimelineSwitch;
+use ha_core::permit::{GuardStatus, Permit};
+use ha_core::{Lsn, NodeId, TimelineId, WalPosition};
+use tokio::time::Instant;
+
+/// What is on disk where the data directory should be. Read without a running server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataDir {
+    /// The path does not exist. If it existed before, a mount may have vanished: not "empty".
+    Missing,
+    /// It cannot be read or makes no sense; the text says why.
+    Unreadable(String),
+    /// It exists and holds nothing: a place for `initdb` or a clone.
+    Empty,
+    /// A clone, an `initdb` or a rewind was begun here and not finished: unusable as it is.
+    HalfMade(HalfMade),
+    /// A data directory.
+    Present(ControlFile),
+}
+
+/// Which multi-step change left a data directory unfinished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HalfMade {
+    /// `initdb`.
+    Initdb,
+    /// `pg_basebackup`.
+    Clone,
+    /// `pg_rewind`: may be repeated from the start; otherwise reclone.
+    Rewind,
+}
+
+/// What `pg_controldata` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlFile {
+    /// Identity of the database cluster, drawn by `initdb`.
+    pub system_identifier: u64,
+    /// Server major version that made the directory (`PG_VERSION`), such as 15.
+    pub major: u32,
+    /// How the server left it.
+    pub state: ControlState,
+    /// Timeline and location of the latest checkpoint record.
+    pub checkpoint: WalPosition,
+    /// REDO location of the latest checkpoint.
+    pub redo: Lsn,
+    /// Minimum recovery ending location; `0/0` on timeline 0 if it last ran as a primary.
+    pub min_recovery_end: WalPosition,
+    /// Whether data checksums are on.
+    pub checksums: bool,
+    /// Whether `standby.signal` is in place.
+    pub standby_signal: bool,
+}
+
+/// "Database cluster state" of the control file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlState {
+    /// `shut down`: cleanly, as a primary.
+    ShutDown,
+    /// `shut down in recovery`: cleanly, as a standby.
+    ShutDownInRecovery,
+    /// Any other: it crashed, or is running.
+    InProduction,
+    /// `in archive recovery` / `in crash recovery` / `starting up` / `shutting down`.
+    InRecovery,
+}
+
+/// What a new connection to the running server tells. All positions are zero where they mean nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// Whether it is in recovery: a standby, or a primary still replaying after a crash.
+    pub in_recovery: bool,
+    /// Identity of the database cluster.
+    pub system_identifier: u64,
+    /// `server_version_num`, such as `150018`.
+    pub version_num: u32,
+    /// Timeline it is on now: the one being written (primary) or replayed (standby).
+    pub timeline: TimelineId,
+    /// Primary: flushed; standby: the last WAL received and flushed to disk (never below `replayed`).
+    pub flushed: Lsn,
+    /// Primary: same as `flushed`; standby: the last WAL replayed.
+    pub replayed: Lsn,
+    /// Standby: whether a WAL receiver is streaming now.
+    pub streaming: bool,
+    /// Standby: end of the primary's WAL as the WAL receiver last heard it.
+    pub upstream_end: Lsn,
+    /// Settings changed that wait for a restart.
+    pub pending_restart: bool,
+    /// Standbys attached to this server: application name and flushed LSN.
+    pub attached: Vec<(String, Lsn)>,
+    /// Client backends (not ours) that are running a statement or sit in a transaction.
+    pub busy_clients: u32,
+    /// Primary: `promotion checkpoint done`: the control file's checkpoint is on the current timeline,
+    /// so that `pg_rewind` against it is safe (rule 59). Standby: false.
+    pub checkpoint_on_timeline: bool,
+}
+
+/// Why a probe has no answer. None of these alone means that the server is dead (rule 105).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    /// Nothing listens.
+    #[error("connection refused")]
+    Refused,
+    /// "the database system is starting up" and its relatives: alive, not ready.
+    #[error("not ready: {0}")]
+    NotReady(String),
+    /// No answer by the deadline; a frozen postmaster looks like this.
+    #[error("no answer while {during}, waited {waited_ms} ms")]
+    TimedOut {
+        /// What was being done: `connecting`, `reading the state`, `writing`.
+        during: &'static str,
+        /// How long, milliseconds.
+        waited_ms: u64,
+    },
+    /// Password or `pg_hba` refused our own user.
+    #[error("authentication refused: {0}")]
+    Authentication(String),
+    /// "too many clients already": alive, but full.
+    #[error("no connection slot left: {0}")]
+    Full(String),
+    /// The server could not write: disk full or failing.
+    #[error("could not write: {0}")]
+    CannotWrite(String),
+    /// Anything else, with PostgreSQL's own words.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Whether a failed change may have happened all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It did not happen.
+    None,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Why an action failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ActionError {
+    /// It did not end in time.
+    #[error("could not {action} within {waited_ms} ms")]
+    TimedOut {
+        /// What was attempted, in the infinitive: `promote`, `clone from n2`.
+        action: String,
+        /// How long, milliseconds.
+        waited_ms: u64,
+    },
+    /// A tool or the server said no.
+    #[error("could not {action}: {why}")]
+    Failed {
+        /// What was attempted, in the infinitive.
+        action: String,
+        /// The tool's or server's words, one line.
+        why: String,
+        /// Whether it may have happened.
+        effect: Effect,
+    },
+    /// Cannot work before somebody mends something: wrong version, missing binary, foreign data.
+    #[error("cannot {action}: {why}")]
+    Cannot {
+        /// What was attempted, in the infinitive.
+        action: String,
+        /// What stands against it.
+        why: String,
+    },
+}
+
+impl ActionError {
+    /// Returns whether the action may have happened all the same.
+    #[must_use]
+    pub const fn effect(&self) -> Effect {
+        match self {
+            Self::TimedOut { .. } => Effect::Unknown,
+            Self::Failed { effect, .. } => *effect,
+            Self::Cannot { .. } => Effect::None,
+        }
+    }
+}
+
+/// Another node's server, to stream, clone or rewind from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its node.
+    pub node: NodeId,
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// What a reachable primary tells about its history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamHistory {
+    /// Identity of its database cluster.
+    pub system_identifier: u64,
+    /// Its timeline now.
+    pub timeline: TimelineId,
+    /// Where each earlier timeline ended, oldest first (its `.history` file).
+    pub switches: Vec<TimelineSwitch>,
+    /// Its end of WAL (flushed).
+    pub flushed: Lsn,
+    /// Whether it accepts writes (rule 54).
+    pub writable: bool,
+    /// Whether the checkpoint after its promotion is done (rule 59).
+    pub checkpoint_on_timeline: bool,
+}
+
+/// The guard as seen through its status file and its lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuardSeen {
+    /// No guard holds the lock of the permit directory.
+    Absent,
+    /// A guard holds the lock, but its last heartbeat is old or unreadable: frozen, or starting.
+    Silent {
+        /// Since when, as far as this process has seen.
+        silent_ms: u64,
+        /// The last status it wrote in this boot, if any.
+        last: Option<GuardStatus>,
+    },
+    /// It reports.
+    Alive(GuardStatus),
+}
+
+/// One PostgreSQL instance on this node, however it is run.
+///
+/// Every call is idempotent and returns by `deadline`. Dropping a call's future kills the tool that
+/// it runs. An [`ActionError`] says through [`ActionError::effect`] whether the action may have
+/// happened all the same. The permit decides whether the server runs: only the guard starts, stops
+/// and kills it; `write_permit` is the way to ask for that.
+pub trait PostgresDriver: Send + Sync + 'static {
+    /// Reads the guard's status; changes nothing. Cheap: one small file.
+    fn guard(&self) -> GuardSeen;
+
+    /// Starts a guard, detached, if none holds the permit directory's lock.
+    fn ensure_guard(&self, deadline: Instant) -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Reads the permit as the guard would.
+    ///
+    /// # Errors
+    /// A damaged or unreadable permit; a missing one, or one of another boot, is `Ok(None)`.
+    fn read_permit(&self) -> Result<Option<Permit>, ActionError>;
+
+    /// Replaces the permit by atomic rename. Returns once every reader sees the new one.
+    ///
+    /// # Errors
+    /// If it could not be written; then the old one stands.
+    fn write_permit(&self, permit: &Permit) -> Result<(), ActionError>;
+
+    /// Kills whatever still runs on the data directory although no guard does (rule 48), and returns
+    /// once nothing can write to it. Refuses while a guard is alive.
+    fn kill_orphans(&self, deadline: Instant) -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Looks at the data directory; starts no server. Runs `pg_controldata`.
+    fn inspect(&self, deadline: Instant) -> impl Future<Output = DataDir> + Send;
+
+    /// Reads role and WAL position over a *new* connection; changes nothing.
+    fn probe(&self, deadline: Instant) -> impl Future<Output = Result<Probe, ProbeError>> + Send;
+
+    /// Writes and flushes a few bytes of WAL over a *new* connection, without waiting for standbys:
+    /// proves that commits can happen.
+    fn probe_write(&self, deadline: Instant) -> impl Future<Output = Result<(), ProbeError>> + Send;
+
+    /// Makes a new database cluster in the empty data directory, with checksums, internal users and
+    /// generated configuration, ready to be started as a standby that follows nobody.
+    fn initdb(&self, deadline: Instant) -> impl Future<Output = Result<ControlFile, ActionError>> + Send;
+
+    /// Clones `upstream` into the data directory; what was there is moved aside first.
+    ///
+    /// `progress` is called with bytes done and, where known, bytes in total.
+    fn clone_from(
+        &self,
+        upstream: &Upstream,
+        progress: &(dyn Fn(u64, Option<u64>) + Send + Sync),
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Rewinds the stopped data directory to follow `upstream`. An error of `Cannot` or `Failed` with
+    /// the upstream still healthy means: reclone.
+    fn rewind(
+        &self,
+        upstream: &Upstream,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Writes configuration, `pg_hba`, pass file and `standby.signal` so that the next start runs as a
+    /// standby of `upstream` (or of nobody). The server must be stopped.
+    fn prepare_standby(
+        &self,
+        upstream: Option<&Upstream>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Writes configuration so that a crash restart in place runs as a primary. Only legal while the
+    /// right of the same epoch is valid; the guard checks that again.
+    fn prepare_restart_in_place(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Points the running standby at another upstream (reload, no restart).
+    fn follow(
+        &self,
+        upstream: Option<&Upstream>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Asks the running standby to end recovery and confirms it: returns the position where the new
+    /// timeline begins, once a new connection reports that writes are accepted (rule 26).
+    fn promote(&self, deadline: Instant) -> impl Future<Output = Result<WalPosition, ActionError>> + Send;
+
+    /// Runs a checkpoint (before a fast stop, after a promotion), without statement timeout.
+    fn checkpoint(&self, deadline: Instant) -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Makes the physical slots of `peers`, drops ours that belong to nobody any more or are lost, and
+    /// on a standby advances each to the position in `positions`, never past local replay
+    /// (rules 78 to 82). Changes nothing when everything is right.
+    fn keep_slots(
+        &self,
+        peers: &[NodeId],
+        positions: &[(NodeId, Lsn)],
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Returns the real end of WAL of the *stopped* data directory: what crash recovery would replay to
+    /// (rules 46, 55), read with `pg_waldump`, without changing anything. A clean shutdown's own
+    /// checkpoint record counts.
+    fn end_of_wal(&self, deadline: Instant) -> impl Future<Output = Result<WalPosition, ActionError>> + Send;
+
+    /// Returns the timeline history of the local data directory, oldest first.
+    fn local_history(&self) -> Result<Vec<TimelineSwitch>, ActionError>;
+
+    /// Asks another node's server for its identity and history, as the internal user.
+    fn upstream_history(
+        &self,
+        upstream: &Upstream,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<UpstreamHistory, ActionError>> + Send;
+
+    /// Moves the data directory aside (never deletes it) and leaves an empty one; returns the new place.
+    fn move_aside(&self, why: &str) -> Result<std::path::PathBuf, ActionError>;
+
+    /// Free space of the file system under the data directory, bytes.
+    fn free_bytes(&self) -> Result<u64, ActionError>;
+
+    /// How long the guard may take from the deadline until nothing is left, as configured: its margin.
+    fn margin(&self) -> Duration;
+}
