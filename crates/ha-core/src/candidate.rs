@@ -1,1 +1,327 @@
-//! Placeholder: written next.
+//! The election: which data node, if any, may be given the vacant lease.
+//!
+//! Everyone who is refused is refused by name, and an election without a winner says what is missing.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use crate::epoch::{Epoch, Incarnation};
+use crate::lsn::{Lsn, WalPosition};
+use crate::node::{NodeId, NodeKind};
+use crate::policy::{Durability, Policy};
+use crate::state::State;
+
+/// What a node reported when the election asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The start of the agent that answered: the grant is made to it.
+    pub incarnation: Incarnation,
+    /// The epoch of a primary permit that has not ended on that node, by its own count.
+    pub primary_epoch: Option<Epoch>,
+    /// Its database; `None` on a witness.
+    pub database: Option<Database>,
+}
+
+/// What a data node reported of its database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    /// Identity of what is on disk; `None` if there is nothing, or it cannot be read.
+    pub system_identifier: Option<u64>,
+    /// Whether the directory exists, can be read, and is empty.
+    pub empty: bool,
+    /// Whether the server answered a probe just now, as a standby.
+    pub standby: bool,
+    /// Timeline and end of the WAL that is safe on its disk.
+    pub flushed: WalPosition,
+    /// End of the primary's WAL as this node last heard of it.
+    pub upstream_end: Lsn,
+    /// Why the node must not be promoted now, in its own words.
+    pub unfit: Option<String>,
+    /// Whether the operator allows it to be promoted.
+    pub promotable: bool,
+    /// Preferred among equals; higher first.
+    pub priority: i32,
+}
+
+/// Why a node is not promoted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Its agent did not answer in time.
+    #[error("its agent did not answer")]
+    Unreachable,
+    /// It says its Postgres may still accept writes.
+    #[error("its permit to be primary under epoch {0} has not ended")]
+    StillPrimary(Epoch),
+    /// It could be promoted, but must wait for the permit of another node to end.
+    #[error("it waits until no other node has a permit to be primary")]
+    PermitElsewhere,
+    /// Its data directory is empty, missing or unreadable.
+    #[error("it has no database")]
+    NoDatabase,
+    /// Its data directory belongs to another database cluster.
+    #[error("its database is another one: system identifier {found}, expected {expected}")]
+    Foreign {
+        /// What it has.
+        found: u64,
+        /// What the cluster registered.
+        expected: u64,
+    },
+    /// Its Postgres is down, starting, or does not answer.
+    #[error("its Postgres is not running as a standby")]
+    NotRunning,
+    /// The operator said no.
+    #[error("it is not promotable by configuration")]
+    NotPromotable,
+    /// The node itself says no.
+    #[error("it is not fit: {0}")]
+    Unfit(String),
+    /// It has not received anything yet.
+    #[error("it has no WAL yet")]
+    NoWal,
+    /// Another reachable node is on a newer timeline.
+    #[error("it is on timeline {has}, {node} is on timeline {newest}")]
+    OldTimeline {
+        /// Its own.
+        has: crate::TimelineId,
+        /// The newest seen.
+        newest: crate::TimelineId,
+        /// Where it was seen.
+        node: NodeId,
+    },
+    /// Too many bytes would be lost.
+    #[error("it lacks {lag_bytes} bytes of the last known WAL, at most {max} may be lost")]
+    LagsTooFar {
+        /// How many bytes it lacks.
+        lag_bytes: u64,
+        /// The configured bound.
+        max: u64,
+    },
+    /// Another one is better; this one could do it too.
+    #[error("{0} is preferred")]
+    Outranked(NodeId),
+}
+
+/// The outcome of an election.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Election {
+    /// Who is to be given the lease, if anybody may.
+    pub winner: Option<Winner>,
+    /// Everyone else, and why not.
+    pub refusals: BTreeMap<NodeId, Refusal>,
+}
+
+/// The node that is to be given the lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Winner {
+    /// Its name.
+    pub node: NodeId,
+    /// The start of its agent that reported.
+    pub incarnation: Incarnation,
+    /// Where its WAL ends.
+    pub flushed: WalPosition,
+    /// How many bytes of the last known WAL of the primary it lacks; `None` if nothing is known of the
+    /// primary's position.
+    pub lost_bytes: Option<u64>,
+}
+
+impl Winner {
+    /// Returns the evidence to record with the grant.
+    #[must_use]
+    pub fn evidence(&self) -> String {
+        let Self { node, flushed, lost_bytes, .. } = self;
+        match lost_bytes {
+            Some(bytes) => format!("{node} has {flushed}, {bytes} bytes short of the last known WAL"),
+            None => format!("{node} has {flushed}"),
+        }
+    }
+}
+
+/// Chooses among the data nodes of `state`.
+///
+/// `reports` holds the answer of each node that gave one; `last_known` is the old primary's end of WAL
+/// as far as this node heard of it.
+#[must_use]
+pub fn elect(
+    state: &State,
+    reports: &BTreeMap<NodeId, Report>,
+    last_known: Option<WalPosition>,
+    policy: &Policy,
+) -> Election {
+    let mut refusals = BTreeMap::new();
+    let mut fit: Vec<(&NodeId, &Report, &Database)> = Vec::new();
+    for node in data_nodes(state) {
+        match examine(state, reports.get(node)) {
+            Ok((report, database)) => fit.push((node, report, database)),
+            Err(refusal) => {
+                refusals.insert(node.clone(), refusal);
+            }
+        }
+    }
+    refuse_old_timelines(&mut fit, &mut refusals);
+    let known = last_known_end(&fit, last_known);
+    match policy.durability {
+        Durability::Async => refuse_laggards(&mut fit, &mut refusals, known, policy),
+    }
+    // Most WAL first, then what the operator prefers, then the name: the same everywhere.
+    fit.sort_by_key(|(node, _, database)| {
+        (Reverse(database.flushed.lsn), Reverse(database.priority), (*node).clone())
+    });
+    // The lease has ended, so no permit to be primary should be left anywhere. If a node says it has
+    // one, clocks or code are wrong somewhere: wait, the permit ends by itself (rule 12).
+    if refusals.values().any(|refusal| matches!(refusal, Refusal::StillPrimary(_))) {
+        let waiting = fit.into_iter().map(|(node, _, _)| (node.clone(), Refusal::PermitElsewhere));
+        refusals.extend(waiting);
+        return Election { winner: None, refusals };
+    }
+    let mut ranked = fit.into_iter();
+    let winner = ranked.next().map(|(node, report, database)| Winner {
+        node: node.clone(),
+        incarnation: report.incarnation,
+        flushed: database.flushed,
+        lost_bytes: known.map(|end| end.bytes_after(database.flushed.lsn)),
+    });
+    if let Some(winner) = &winner {
+        for (node, _, _) in ranked {
+            refusals.insert(node.clone(), Refusal::Outranked(winner.node.clone()));
+        }
+    }
+    Election { winner, refusals }
+}
+
+/// Returns the data nodes of the cluster, by name.
+pub fn data_nodes(state: &State) -> impl Iterator<Item = &NodeId> {
+    state.nodes.iter().filter(|(_, node)| node.kind == NodeKind::Data).map(|(id, _)| id)
+}
+
+fn examine<'a>(
+    state: &State,
+    report: Option<&'a Report>,
+) -> Result<(&'a Report, &'a Database), Refusal> {
+    let report = report.ok_or(Refusal::Unreachable)?;
+    if let Some(epoch) = report.primary_epoch {
+        return Err(Refusal::StillPrimary(epoch));
+    }
+    let database = report.database.as_ref().ok_or(Refusal::NoDatabase)?;
+    let found = database.system_identifier.ok_or(Refusal::NoDatabase)?;
+    match state.system_identifier {
+        Some(expected) if expected == found => {}
+        Some(expected) => return Err(Refusal::Foreign { found, expected }),
+        None => return Err(Refusal::NoDatabase),
+    }
+    if !database.standby {
+        return Err(Refusal::NotRunning);
+    }
+    if !database.promotable {
+        return Err(Refusal::NotPromotable);
+    }
+    if let Some(why) = &database.unfit {
+        return Err(Refusal::Unfit(why.clone()));
+    }
+    if database.flushed.lsn == Lsn::ZERO {
+        return Err(Refusal::NoWal);
+    }
+    Ok((report, database))
+}
+
+fn refuse_old_timelines(
+    fit: &mut Vec<(&NodeId, &Report, &Database)>,
+    refusals: &mut BTreeMap<NodeId, Refusal>,
+) {
+    let Some((newest, node)) =
+        fit.iter().map(|(node, _, d)| (d.flushed.timeline, (*node).clone())).max()
+    else {
+        return;
+    };
+    fit.retain(|(name, _, database)| {
+        let has = database.flushed.timeline;
+        if has < newest {
+            let refusal = Refusal::OldTimeline { has, newest, node: node.clone() };
+            refusals.insert((*name).clone(), refusal);
+        }
+        has == newest
+    });
+}
+
+/// The end of the old primary's WAL as far as anybody heard, if it was on the newest timeline.
+fn last_known_end(
+    fit: &[(&NodeId, &Report, &Database)],
+    last_known: Option<WalPosition>,
+) -> Option<Lsn> {
+    let timeline = fit.first()?.2.flushed.timeline;
+    let heard = fit.iter().map(|(_, _, d)| d.upstream_end).filter(|end| *end != Lsn::ZERO);
+    // A primary that promoted but whose standbys never followed is on a newer timeline: its position
+    // still says how much there was.
+    let told = last_known.filter(|known| known.timeline >= timeline).map(|known| known.lsn);
+    heard.chain(told).max()
+}
+
+fn refuse_laggards(
+    fit: &mut Vec<(&NodeId, &Report, &Database)>,
+    refusals: &mut BTreeMap<NodeId, Refusal>,
+    known: Option<Lsn>,
+    policy: &Policy,
+) {
+    let Some(end) = known else { return };
+    let max = policy.lag_bytes_max;
+    fit.retain(|(name, _, database)| {
+        let lag_bytes = end.bytes_after(database.flushed.lsn);
+        if lag_bytes > max {
+            refusals.insert((*name).clone(), Refusal::LagsTooFar { lag_bytes, max });
+        }
+        lag_bytes <= max
+    });
+}
+
+/// Who may make the database cluster, while none is registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BootstrapChoice {
+    /// This node: it has a data directory already, or all are empty and it is first by name.
+    Assign(NodeId),
+    /// Not all data nodes answered: one of them may have the data.
+    WaitFor(Vec<NodeId>),
+    /// Two directories of different database clusters: somebody must say which one counts.
+    Conflict(BTreeMap<NodeId, u64>),
+    /// Directories that exist but cannot be used.
+    Unusable(Vec<NodeId>),
+}
+
+/// Decides who may make the database cluster. Needs an answer of *every* data node.
+#[must_use]
+pub fn choose_bootstrap(state: &State, reports: &BTreeMap<NodeId, Report>) -> BootstrapChoice {
+    let database = |node: &NodeId| reports.get(node).and_then(|r| r.database.as_ref());
+    let silent: Vec<NodeId> =
+        data_nodes(state).filter(|node| database(node).is_none()).cloned().collect();
+    if !silent.is_empty() {
+        return BootstrapChoice::WaitFor(silent);
+    }
+    let found: BTreeMap<NodeId, u64> = data_nodes(state)
+        .filter_map(|node| Some((node.clone(), database(node)?.system_identifier?)))
+        .collect();
+    let mut kinds: Vec<u64> = found.values().copied().collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    match (kinds.len(), found.keys().next()) {
+        (0, _) => {}
+        (1, Some(_)) => {
+            // Several copies of one database: the one with most WAL is the cluster's.
+            let best = found.keys().max_by_key(|node| {
+                (database(node).map(|d| d.flushed), Reverse((*node).clone()))
+            });
+            if let Some(best) = best {
+                return BootstrapChoice::Assign(best.clone());
+            }
+        }
+        _ => return BootstrapChoice::Conflict(found),
+    }
+    let unusable: Vec<NodeId> = data_nodes(state)
+        .filter(|node| database(node).is_some_and(|d| !d.empty))
+        .cloned()
+        .collect();
+    match (unusable.is_empty(), data_nodes(state).next()) {
+        (true, Some(first)) => BootstrapChoice::Assign(first.clone()),
+        _ => BootstrapChoice::Unusable(unusable),
+    }
+}
+
+#[cfg(test)]
+mod tests;
