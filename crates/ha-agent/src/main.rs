@@ -1,2 +1,146 @@
-//! Placeholder.
-fn main() {}
+//! `ha-agent`: the haclt daemon of one node.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use ha_agent::config::{Config, ConfigError};
+use ha_agent::launch::{self, RunError};
+use ha_agent::preflight::{self, Checked};
+use ha_postgres::process::ProcessDriver;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Failed.
+const FAILED: u8 = 1;
+/// The configuration is wrong.
+const USAGE: u8 = 2;
+/// A rule refused.
+const REFUSED: u8 = 3;
+
+/// The haclt daemon: keeps one node of a PostgreSQL cluster in its role
+#[derive(Debug, Parser)]
+#[command(name = "ha-agent", version)]
+struct Arguments {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Check the configuration and what it names, change nothing, and exit
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match Config::load(&arguments.config, std::env::vars()) {
+        Ok(config) => config,
+        Err(ConfigError::Faults { path, faults }) => {
+            for fault in faults {
+                complain(&format!("configuration {}: {fault}", path.display()), "");
+            }
+            return ExitCode::from(USAGE);
+        }
+        Err(error) => {
+            complain(&error.to_string(), "");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let checked = match preflight::check(&config) {
+        Ok(checked) => checked,
+        Err(faults) => {
+            for fault in faults {
+                complain(&fault, "");
+            }
+            return ExitCode::from(USAGE);
+        }
+    };
+    if arguments.check {
+        return report_check(&config, checked.as_ref());
+    }
+    init_log(&config);
+    for note in &config.notes {
+        tracing::info!(note, "configuration note");
+    }
+    match start(config, checked) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "agent ended");
+            complain(&error.to_string(), &error.hint());
+            ExitCode::from(if error.is_refusal() { REFUSED } else { FAILED })
+        }
+    }
+}
+
+fn start(config: Config, checked: Option<Checked>) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .thread_name("ha-agent")
+        .enable_all()
+        .build()
+        .map_err(|error| RunError::Server(format!("cannot start the runtime: {error}")))?;
+    let database = match checked {
+        None => None,
+        Some(Checked { process, major }) => {
+            let driver = ProcessDriver::new(process)
+                .map_err(|error| RunError::Server(error.to_string()))?;
+            Some((Arc::new(driver), major))
+        }
+    };
+    let result = runtime.block_on(async {
+        let stop = told_to_stop()?;
+        launch::run(config, database, stop).await
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}
+
+fn told_to_stop() -> Result<impl Future<Output = ()>, RunError> {
+    let failed = |error: std::io::Error| RunError::Server(format!("cannot watch signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn init_log(config: &Config) {
+    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if config.log_json {
+        log.json().init();
+    } else {
+        log.with_ansi(false).init();
+    }
+}
+
+fn report_check(config: &Config, checked: Option<&Checked>) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    let version = checked.map_or(String::new(), |c| format!(", PostgreSQL {}", c.major));
+    let mut lines = vec![format!(
+        "configuration is good: node {} ({}) of cluster {:?}{version}",
+        config.node, config.kind, config.cluster
+    )];
+    lines.extend(config.notes.iter().map(|note| format!("note: {note}")));
+    for line in lines {
+        if writeln!(out, "{line}").is_err() {
+            return ExitCode::from(FAILED);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Says what is wrong on standard error, in one line, and what to do about it in another.
+fn complain(what: &str, hint: &str) {
+    let mut err = std::io::stderr().lock();
+    // If standard error is closed there is nobody to tell.
+    let _: std::io::Result<()> = writeln!(err, "error: {what}");
+    if !hint.is_empty() {
+        let _: std::io::Result<()> = writeln!(err, "hint: {hint}");
+    }
+}

@@ -69,6 +69,7 @@ pub enum ControlState {
 }
 
 /// What a new connection to the running server tells. All positions are zero where they mean nothing.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each read by its name")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     /// Whether it is in recovery: a standby, or a primary still replaying after a crash.
@@ -236,7 +237,10 @@ pub trait PostgresDriver: Send + Sync + 'static {
     fn guard(&self) -> GuardSeen;
 
     /// Starts a guard, detached, if none holds the permit directory's lock.
-    fn ensure_guard(&self, deadline: Instant) -> impl Future<Output = Result<(), ActionError>> + Send;
+    fn ensure_guard(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), ActionError>> + Send;
 
     /// Reads the permit as the guard would.
     ///
@@ -252,7 +256,10 @@ pub trait PostgresDriver: Send + Sync + 'static {
 
     /// Kills whatever still runs on the data directory although no guard does (rule 48), and returns
     /// once nothing can write to it. Refuses while a guard is alive.
-    fn kill_orphans(&self, deadline: Instant) -> impl Future<Output = Result<(), ActionError>> + Send;
+    fn kill_orphans(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), ActionError>> + Send;
 
     /// Looks at the data directory; starts no server. Runs `pg_controldata`.
     fn inspect(&self, deadline: Instant) -> impl Future<Output = DataDir> + Send;
@@ -262,11 +269,15 @@ pub trait PostgresDriver: Send + Sync + 'static {
 
     /// Writes and flushes a few bytes of WAL over a *new* connection, without waiting for standbys:
     /// proves that commits can happen.
-    fn probe_write(&self, deadline: Instant) -> impl Future<Output = Result<(), ProbeError>> + Send;
+    fn probe_write(&self, deadline: Instant)
+    -> impl Future<Output = Result<(), ProbeError>> + Send;
 
     /// Makes a new database cluster in the empty data directory, with checksums, internal users and
     /// generated configuration, ready to be started as a standby that follows nobody.
-    fn initdb(&self, deadline: Instant) -> impl Future<Output = Result<ControlFile, ActionError>> + Send;
+    fn initdb(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<ControlFile, ActionError>> + Send;
 
     /// Clones `upstream` into the data directory; what was there is moved aside first.
     ///
@@ -310,10 +321,14 @@ pub trait PostgresDriver: Send + Sync + 'static {
 
     /// Asks the running standby to end recovery and confirms it: returns the position where the new
     /// timeline begins, once a new connection reports that writes are accepted (rule 26).
-    fn promote(&self, deadline: Instant) -> impl Future<Output = Result<WalPosition, ActionError>> + Send;
+    fn promote(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<WalPosition, ActionError>> + Send;
 
     /// Runs a checkpoint (before a fast stop, after a promotion), without statement timeout.
-    fn checkpoint(&self, deadline: Instant) -> impl Future<Output = Result<(), ActionError>> + Send;
+    fn checkpoint(&self, deadline: Instant)
+    -> impl Future<Output = Result<(), ActionError>> + Send;
 
     /// Makes the physical slots of `peers`, drops ours that belong to nobody any more or are lost, and
     /// on a standby advances each to the position in `positions`, never past local replay
@@ -328,9 +343,15 @@ pub trait PostgresDriver: Send + Sync + 'static {
     /// Returns the real end of WAL of the *stopped* data directory: what crash recovery would replay to
     /// (rules 46, 55), read with `pg_waldump`, without changing anything. A clean shutdown's own
     /// checkpoint record counts.
-    fn end_of_wal(&self, deadline: Instant) -> impl Future<Output = Result<WalPosition, ActionError>> + Send;
+    fn end_of_wal(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<WalPosition, ActionError>> + Send;
 
-    /// Returns the timeline history of the local data directory, oldest first.
+    /// Returns the history of the timeline that the local data directory has WAL of, oldest first.
+    ///
+    /// # Errors
+    /// If `pg_wal` or the timeline's history file cannot be read.
     fn local_history(&self) -> Result<Vec<TimelineSwitch>, ActionError>;
 
     /// Asks another node's server for its identity and history, as the internal user.
@@ -341,9 +362,15 @@ pub trait PostgresDriver: Send + Sync + 'static {
     ) -> impl Future<Output = Result<UpstreamHistory, ActionError>> + Send;
 
     /// Moves the data directory aside (never deletes it) and leaves an empty one; returns the new place.
+    ///
+    /// # Errors
+    /// If a process uses it, or it is a mount point; then nothing was moved.
     fn move_aside(&self, why: &str) -> Result<std::path::PathBuf, ActionError>;
 
     /// Free space of the file system under the data directory, bytes.
+    ///
+    /// # Errors
+    /// If the file system cannot be asked.
     fn free_bytes(&self) -> Result<u64, ActionError>;
 
     /// How long the guard may take from the deadline until nothing is left, as configured: its margin.

@@ -1,3 +1,15 @@
 //! One local PostgreSQL instance: the narrow driver trait, its implementations, probes and tools.
 
+mod attempt;
+mod control_file;
 pub mod driver;
+mod history;
+mod probe;
+pub mod process;
+mod secret;
+mod sql;
+mod tool;
+mod wire;
+
+pub use process::{ProcessConfig, ProcessDriver, Role, RunAs};
+pub use secret::Secret;

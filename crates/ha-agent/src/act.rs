@@ -1,0 +1,153 @@
+//! Carries a step out. It makes no choice: what to do was decided.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ha_core::decide::Decision;
+use ha_core::permit::{Order, StopMode};
+use ha_core::step::Step;
+use ha_core::view::{Job, View};
+use ha_postgres::driver::PostgresDriver;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::agent::{Agent, Database, lock};
+use crate::events;
+use crate::facts::RunningJob;
+use crate::jobs::{self, JobError};
+
+/// Carries a step out: at once, or as the one job that may be under way.
+pub fn act<D: PostgresDriver>(
+    agent: &Arc<Agent<D>>,
+    database: &Database<D>,
+    view: &View,
+    decision: &Decision,
+) {
+    let step = decision.step.clone();
+    let name = step.name();
+    match step {
+        Step::Stay => {}
+        Step::Fence => fence(agent, database, view, decision),
+        Step::StopStandby => {
+            if let Err(error) = database.permits.down(StopMode::Fast) {
+                warn!(%error, "could not stop the standby");
+            }
+        }
+        Step::Release { epoch } => {
+            let why = decision.rule.name();
+            start(agent, database, Job::Prepare, name, move |a| jobs::release(a, epoch, why));
+        }
+        Step::Promote { epoch } => {
+            start(agent, database, Job::Promote, name, move |a| jobs::promote(a, epoch));
+        }
+        Step::StartStandby { primary } => {
+            start(agent, database, Job::Prepare, name, |a| jobs::start_standby(a, primary));
+        }
+        Step::Follow { primary } => {
+            start(agent, database, Job::Prepare, name, |a| jobs::follow(a, primary));
+        }
+        Step::Compare { primary } => {
+            let epoch = view.epoch;
+            start(agent, database, Job::Prepare, name, move |a| jobs::compare(a, primary, epoch));
+        }
+        Step::Rewind { primary } => {
+            let epoch = view.epoch;
+            start(agent, database, Job::Rewind, name, move |a| jobs::rewind(a, primary, epoch));
+        }
+        Step::Clone { primary } => {
+            let epoch = view.epoch;
+            start(agent, database, Job::Clone, name, move |a| jobs::clone(a, primary, epoch));
+        }
+        Step::Bootstrap { attempt } => {
+            start(agent, database, Job::Initdb, name, move |a| jobs::bootstrap(a, attempt));
+        }
+        Step::AssessCrash { epoch } => {
+            start(agent, database, Job::Prepare, name, move |a| jobs::assess_crash(a, epoch));
+        }
+        Step::RestartInPlace { epoch } => {
+            start(agent, database, Job::Prepare, name, move |a| jobs::restart_in_place(a, epoch));
+        }
+    }
+}
+
+/// Makes writes impossible at once. A job under way is cancelled: a promotion must not come after this.
+fn fence<D: PostgresDriver>(
+    agent: &Agent<D>,
+    database: &Database<D>,
+    view: &View,
+    decision: &Decision,
+) {
+    if let Some(job) = database.facts().job.take() {
+        job.abort.abort();
+    }
+    let permit = database.permits.current();
+    if matches!(permit.order, Order::Down { .. }) {
+        return;
+    }
+    if let Order::Primary { epoch, .. } = permit.order
+        && let Some(holder) = lock(&agent.holder).as_mut().filter(|h| h.epoch() <= epoch)
+    {
+        holder.burn();
+    }
+    match database.permits.down(StopMode::Immediate) {
+        Ok(()) => {
+            let why = decision.rule.name();
+            events::NodeFenced { node: agent.node(), epoch: view.epoch, why }.emit();
+        }
+        Err(error) => warn!(%error, "could not withdraw permit, the guard will at its deadline"),
+    }
+}
+
+/// Starts a job, unless one is under way or the step failed a moment ago.
+fn start<D, F>(
+    agent: &Arc<Agent<D>>,
+    database: &Database<D>,
+    job: Job,
+    step: &'static str,
+    work: impl FnOnce(Arc<Agent<D>>) -> F,
+) where
+    D: PostgresDriver,
+    F: Future<Output = Result<(), JobError>> + Send + 'static,
+{
+    let now = Instant::now();
+    let mut facts = database.facts();
+    if facts.job.is_some() || facts.holds_back(step, now) || agent.is_leaving() {
+        return;
+    }
+    let work = work(Arc::clone(agent));
+    let owner = Arc::clone(agent);
+    let task = tokio::spawn(async move {
+        let result = work.await;
+        finish(&owner, step, result, now.elapsed());
+    });
+    let abort = task.abort_handle();
+    facts.job = Some(RunningJob { job, step, since: now, abort, progress: String::new() });
+}
+
+fn finish<D: PostgresDriver>(
+    agent: &Agent<D>,
+    step: &'static str,
+    result: Result<(), JobError>,
+    took: Duration,
+) {
+    let Some(database) = &agent.database else { return };
+    let mut facts = database.facts();
+    facts.job = None;
+    match result {
+        Ok(()) => {
+            facts.succeeded(step);
+            facts.trouble("job", None);
+            drop(facts);
+            events::StepDone { node: agent.node(), step, took }.emit();
+        }
+        Err(error) => {
+            let retry_in = facts.failed(step, Instant::now());
+            facts.trouble("job", Some(error.to_string()));
+            drop(facts);
+            let error = error.to_string();
+            events::StepFailed { node: agent.node(), step, error: &error, retry_in }.emit();
+        }
+    }
+    agent.wake.notify_one();
+}

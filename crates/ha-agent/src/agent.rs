@@ -1,0 +1,255 @@
+//! What the tasks of one agent share.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ha_core::candidate::Refusal;
+use ha_core::granter::Granter;
+use ha_core::holder::Holder;
+use ha_core::state::{Command, Outcome, State};
+use ha_core::{BootId, Epoch, Incarnation, NodeId, WalPosition};
+use ha_postgres::driver::Upstream;
+use ha_proto::v1::{ProposeRequest, ReportReply, propose_reply};
+use ha_raft::{ProposeError, RaftHandle};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::facts::Facts;
+use crate::peers::{PeerError, Peers};
+use crate::permit_book::PermitBook;
+
+/// One agent: what its tasks share.
+#[derive(Debug)]
+pub struct Agent<D> {
+    /// The configuration, which never changes while the agent runs.
+    pub config: Config,
+    /// This start of the agent.
+    pub incarnation: Incarnation,
+    /// This boot of the machine.
+    pub boot: BootId,
+    /// Raft.
+    pub raft: RaftHandle,
+    /// The other agents.
+    pub peers: Peers,
+    /// The database; `None` on a witness.
+    pub database: Option<Database<D>>,
+    /// Major version of the database's binaries, such as 15.
+    pub postgres_major: Option<u32>,
+    /// How long this node may be primary; `None` while it was granted nothing that it may renew.
+    pub holder: Mutex<Option<Holder>>,
+    /// When the lease may be given to another, while this node leads.
+    pub granter: Mutex<Granter>,
+    /// The latest report of each other node.
+    pub sightings: Mutex<BTreeMap<NodeId, Sighting>>,
+    /// The primary's end of WAL as its latest renewal told this node, and under which epoch.
+    pub last_known: Mutex<Option<(Epoch, WalPosition)>>,
+    /// Why nobody was elected the last time.
+    pub last_refusals: Mutex<BTreeMap<NodeId, Refusal>>,
+    /// Wakes the control loop.
+    pub wake: Notify,
+    /// Wakes the lease keeper.
+    pub renew_now: Notify,
+    /// Set once the agent was told to stop.
+    pub leaving: AtomicBool,
+    next_request: AtomicU64,
+}
+
+/// The database of a data node.
+#[derive(Debug)]
+pub struct Database<D> {
+    /// How it is run.
+    pub driver: Arc<D>,
+    /// What its guard may do.
+    pub permits: PermitBook<D>,
+    /// What was seen of it.
+    pub facts: Mutex<Facts>,
+}
+
+/// What was last heard of another node.
+#[derive(Debug, Clone)]
+pub struct Sighting {
+    /// When it was asked last.
+    pub asked: Instant,
+    /// When it answered last, and what.
+    pub answered: Option<(Instant, ReportReply)>,
+    /// Why it did not answer the last time; `None` if it did.
+    pub error: Option<String>,
+}
+
+impl Sighting {
+    /// Returns the report, if the node answered the last time it was asked.
+    #[must_use]
+    pub fn current(&self) -> Option<&ReportReply> {
+        match (&self.error, &self.answered) {
+            (None, Some((_, report))) => Some(report),
+            _ => None,
+        }
+    }
+}
+
+/// Why a command of the replicated state has no outcome.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SubmitError {
+    /// No Raft leader could be asked, or it refused before doing anything.
+    #[error("no Raft leader took it: {0}")]
+    NotTaken(String),
+    /// It may have been carried out.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+}
+
+impl<D> Agent<D> {
+    /// Puts an agent together.
+    pub fn new(
+        config: Config,
+        boot: BootId,
+        raft: RaftHandle,
+        peers: Peers,
+        database: Option<Database<D>>,
+        postgres_major: Option<u32>,
+    ) -> Self {
+        let granter = Granter::new(config.policy.drift);
+        Self {
+            config,
+            incarnation: Incarnation(crate::clock::random()),
+            boot,
+            raft,
+            peers,
+            database,
+            postgres_major,
+            holder: Mutex::new(None),
+            granter: Mutex::new(granter),
+            sightings: Mutex::new(BTreeMap::new()),
+            last_known: Mutex::new(None),
+            last_refusals: Mutex::new(BTreeMap::new()),
+            wake: Notify::new(),
+            renew_now: Notify::new(),
+            leaving: AtomicBool::new(false),
+            next_request: AtomicU64::new(1),
+        }
+    }
+
+    /// Returns this node's name.
+    pub fn node(&self) -> &NodeId {
+        &self.config.node
+    }
+
+    /// Returns the replicated state as applied on this node.
+    pub fn state(&self) -> State {
+        self.raft.state().borrow().state.clone()
+    }
+
+    /// Returns a request id that this start of the agent never used.
+    pub fn next_request(&self) -> u64 {
+        self.next_request.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Returns whether the agent was told to stop.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Returns the other nodes.
+    pub fn others(&self) -> impl Iterator<Item = &NodeId> {
+        self.config.peers.keys().filter(|node| **node != self.config.node)
+    }
+
+    /// Returns where a node's Postgres listens, by the replicated state.
+    pub fn upstream(&self, node: &NodeId) -> Option<Upstream> {
+        let state = self.state();
+        let address = &state.nodes.get(node)?.postgres;
+        let (host, port) = address.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Some(Upstream { node: node.clone(), host, port: port.parse().ok()? })
+    }
+
+    /// Hands a command to whoever leads, within `limit`. Not bound to a term: for commands that are
+    /// compare-and-swap by themselves.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: says whether the command may have been carried out.
+    pub async fn submit(
+        &self,
+        command: Command,
+        limit: Duration,
+    ) -> Result<Outcome, SubmitError> {
+        let until = Instant::now() + limit;
+        let mut last = "no Raft leader is known".to_owned();
+        while Instant::now() < until {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.submit_once(&command, left).await {
+                Err(SubmitError::NotTaken(why)) => last = why,
+                other => return other,
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Err(SubmitError::NotTaken(last))
+    }
+
+    async fn submit_once(
+        &self,
+        command: &Command,
+        limit: Duration,
+    ) -> Result<Outcome, SubmitError> {
+        let leader = self.raft.status().leader;
+        match leader {
+            None => Err(SubmitError::NotTaken("no Raft leader is known".to_owned())),
+            Some(leader) if leader == *self.node() => {
+                self.raft.propose(command.clone(), None, limit).await.map_err(submit_error)
+            }
+            Some(leader) => self.submit_to(&leader, command, limit).await,
+        }
+    }
+
+    async fn submit_to(
+        &self,
+        leader: &NodeId,
+        command: &Command,
+        limit: Duration,
+    ) -> Result<Outcome, SubmitError> {
+        let command = serde_json::to_vec(command)
+            .map_err(|error| SubmitError::NotTaken(error.to_string()))?;
+        let cluster = self.config.cluster.clone();
+        let request = ProposeRequest { cluster, from: self.node().to_string(), command };
+        let reply = match self.peers.propose(leader, request, limit).await {
+            Ok(reply) => reply,
+            Err(error @ PeerError::Unknown(_)) => {
+                return Err(SubmitError::NotTaken(error.to_string()));
+            }
+            Err(error) => return Err(SubmitError::Unknown(error.to_string())),
+        };
+        match reply.answer {
+            Some(propose_reply::Answer::Outcome(json)) => serde_json::from_slice(&json)
+                .map_err(|error| SubmitError::Unknown(format!("malformed outcome: {error}"))),
+            Some(propose_reply::Answer::NotLeader(_)) => {
+                Err(SubmitError::NotTaken(format!("node {leader} does not lead")))
+            }
+            Some(propose_reply::Answer::Failed(why)) => Err(SubmitError::NotTaken(why)),
+            Some(propose_reply::Answer::Unknown(why)) => Err(SubmitError::Unknown(why)),
+            None => Err(SubmitError::Unknown(format!("node {leader} gave an empty answer"))),
+        }
+    }
+}
+
+impl<D> Database<D> {
+    /// Returns what was seen of the database.
+    pub fn facts(&self) -> MutexGuard<'_, Facts> {
+        lock(&self.facts)
+    }
+}
+
+/// Locks, going on after a panic elsewhere: a broken invariant ends the agent anyway.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sorts a failed proposal by whether it may have been carried out.
+pub fn submit_error(error: ProposeError) -> SubmitError {
+    match error.effect() {
+        ha_raft::Effect::None => SubmitError::NotTaken(error.to_string()),
+        ha_raft::Effect::Unknown => SubmitError::Unknown(error.to_string()),
+    }
+}

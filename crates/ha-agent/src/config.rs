@@ -1,0 +1,424 @@
+//! The agent's configuration: one TOML file, environment overrides, all faults at once.
+
+mod reader;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ha_core::policy::{Durability, Policy};
+use ha_core::{NodeId, NodeKind};
+use reader::Reader;
+
+/// Every key of the file that has a section, for environment overrides.
+const SECTIONS: [&str; 10] = [
+    "listen", "peers", "postgres", "durability", "lease", "raft", "health", "crash", "log",
+    "failover",
+];
+
+/// The whole configuration of one agent.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The cluster's name.
+    pub cluster: String,
+    /// This node's permanent name.
+    pub node: NodeId,
+    /// What this node is for.
+    pub kind: NodeKind,
+    /// Where the agent keeps its Raft store and what else must survive; not inside PGDATA.
+    pub data_dir: PathBuf,
+    /// Address and port to serve gRPC on.
+    pub listen_grpc: String,
+    /// What others use to reach that: `listen.advertise_grpc`, else this node's entry in `peers`.
+    pub advertise_grpc: String,
+    /// Every voter's agent, this one included, `host:port`.
+    pub peers: BTreeMap<NodeId, String>,
+    /// The database; `None` on a witness.
+    pub postgres: Option<PostgresSettings>,
+    /// What decisions depend on.
+    pub policy: Policy,
+    /// Log lines as JSON instead of text.
+    pub log_json: bool,
+    /// Filter of log lines, as `tracing_subscriber`'s `EnvFilter` reads it.
+    pub log_filter: String,
+    /// Keys that are understood but not served by this version, one line each.
+    pub notes: Vec<String>,
+}
+
+/// What happens to a database that has WAL which the primary lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejoin {
+    /// Rewind, and clone if that fails.
+    Auto,
+    /// Rewind only.
+    Rewind,
+    /// Nothing: the operator decides.
+    Manual,
+}
+
+/// The `[postgres]` section.
+#[derive(Debug, Clone)]
+pub struct PostgresSettings {
+    /// Where `postgres`, `pg_ctl` and the tools are.
+    pub bin_dir: PathBuf,
+    /// PGDATA.
+    pub data_dir: PathBuf,
+    /// Where the server listens, host and port.
+    pub listen: (String, u16),
+    /// What others use to reach it, host and port.
+    pub advertise: (String, u16),
+    /// The database superuser.
+    pub superuser: String,
+    /// File with the superuser's password.
+    pub superuser_password_file: PathBuf,
+    /// The internal user for replication, rewinding and cloning.
+    pub replication_user: String,
+    /// File with its password.
+    pub replication_password_file: PathBuf,
+    /// The guard's program.
+    pub guard: PathBuf,
+    /// Directory shared with the guard: on tmpfs, or an idle cluster writes to a disk.
+    pub permit_dir: PathBuf,
+    /// Where server and guard log.
+    pub log_dir: PathBuf,
+    /// The system user that runs the server when the agent is root.
+    pub run_as: String,
+    /// What happens to a diverged database.
+    pub rejoin: Rejoin,
+    /// Whether this node may become primary.
+    pub promotable: bool,
+    /// Preferred among equals; higher first.
+    pub priority: i32,
+    /// Whether the server keeps running (as long as its permit lasts) when the agent is told to stop.
+    pub leave_running: bool,
+    /// Further server parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// Further lines of `pg_hba.conf`, after the internal ones.
+    pub hba: Vec<String>,
+    /// How long a fast stop may take before an immediate one.
+    pub fast_stop: Duration,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It is no TOML.
+    #[error("cannot read configuration {path}: {why}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line and reason, on one line.
+        why: String,
+    },
+    /// Its values do not make sense; each line names one key.
+    #[error("configuration {path} has {} fault(s): {}", faults.len(), faults.join("; "))]
+    Faults {
+        /// The file.
+        path: PathBuf,
+        /// One line each.
+        faults: Vec<String>,
+    },
+}
+
+impl Config {
+    /// Reads the file and the environment's overrides.
+    ///
+    /// `environment` are the process's variables; `HA_<SECTION>_<KEY>` overrides a key.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with *all* faults of the file.
+    pub fn load(
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(0, |span| {
+                text.get(..span.start).map_or(0, |before| before.matches('\n').count()) + 1
+            });
+            let why = format!("line {line}: {}", error.message().replace('\n', " "));
+            ConfigError::Syntax { path: path.to_owned(), why }
+        })?;
+        let mut reader = Reader::new(table);
+        for (name, value) in environment {
+            if let Some(key) = override_key(&name) {
+                reader.set(&key, value);
+            }
+        }
+        Self::from_reader(reader)
+            .map_err(|faults| ConfigError::Faults { path: path.to_owned(), faults })
+    }
+
+    fn from_reader(mut reader: Reader) -> Result<Self, Vec<String>> {
+        let r = &mut reader;
+        let cluster = r.required("cluster");
+        if cluster.len() > 63 || cluster.chars().any(char::is_control) {
+            r.fault("cluster: a name has at most 63 printable characters");
+        }
+        let node = named_node(r);
+        let kind = match r.required("kind").as_str() {
+            "data" => NodeKind::Data,
+            "witness" => NodeKind::Witness,
+            "" => NodeKind::Witness,
+            other => {
+                r.fault(format!("kind: {other:?} is neither \"data\" nor \"witness\""));
+                NodeKind::Witness
+            }
+        };
+        let data_dir = absolute(r, "data_dir", None);
+        let listen_grpc = r.required("listen.grpc");
+        check_address(r, "listen.grpc", &listen_grpc);
+        let peers = peers(r, &node);
+        let advertise_grpc = r
+            .text("listen.advertise_grpc")
+            .or_else(|| peers.get(&node).cloned())
+            .unwrap_or_else(|| listen_grpc.clone());
+        let mut notes = Vec::new();
+        for key in ["listen.http", "listen.rw", "listen.ro"] {
+            if let Some(address) = r.text(key) {
+                check_address(r, key, &address);
+                notes.push(format!("{key} = {address}: not served by this version"));
+            }
+        }
+        let policy = policy(r);
+        let postgres = match kind {
+            NodeKind::Data => Some(postgres(r, &data_dir, &cluster, &node)),
+            NodeKind::Witness => {
+                if !r.table("postgres").is_empty() {
+                    r.fault("section postgres: a witness has no Postgres");
+                }
+                None
+            }
+        };
+        let log_json = match r.text("log.format").as_deref() {
+            None | Some("text") => false,
+            Some("json") => true,
+            Some(other) => {
+                r.fault(format!("log.format: {other:?} is neither \"text\" nor \"json\""));
+                false
+            }
+        };
+        let log_filter =
+            r.text("log.filter").unwrap_or_else(|| "info,openraft=error,sled=warn".to_owned());
+        let faults = reader.finish();
+        if faults.is_empty() {
+            Ok(Self {
+                cluster,
+                node,
+                kind,
+                data_dir,
+                listen_grpc,
+                advertise_grpc,
+                peers,
+                postgres,
+                policy,
+                log_json,
+                log_filter,
+                notes,
+            })
+        } else {
+            Err(faults)
+        }
+    }
+}
+
+/// Returns the dotted key that an environment variable overrides.
+fn override_key(name: &str) -> Option<String> {
+    let rest = name.strip_prefix("HA_")?.to_ascii_lowercase();
+    let section = SECTIONS.iter().find(|s| rest.starts_with(&format!("{s}_")));
+    match section {
+        Some(section) => Some(format!("{section}.{}", rest.get(section.len() + 1..)?)),
+        None if ["cluster", "node", "kind", "data_dir"].contains(&rest.as_str()) => Some(rest),
+        None => None,
+    }
+}
+
+fn named_node(r: &mut Reader) -> NodeId {
+    let placeholder = || "unnamed".parse().expect("a valid name");
+    let text = r.required("node");
+    if text.is_empty() {
+        return placeholder();
+    }
+    text.parse().unwrap_or_else(|error| {
+        r.fault(format!("node: {error}"));
+        placeholder()
+    })
+}
+
+fn peers(r: &mut Reader, node: &NodeId) -> BTreeMap<NodeId, String> {
+    let mut peers = BTreeMap::new();
+    for (name, value) in r.table("peers") {
+        let address = value.as_str().unwrap_or_default().to_owned();
+        check_address(r, &format!("peers.{name}"), &address);
+        match name.parse::<NodeId>() {
+            Ok(id) => {
+                if let Some((other, _)) = peers.iter().find(|(_, known)| **known == address) {
+                    r.fault(format!("peers.{name}: {address} is the address of {other} already"));
+                }
+                peers.insert(id, address);
+            }
+            Err(error) => r.fault(format!("peers: {error}")),
+        }
+    }
+    if peers.is_empty() {
+        r.fault("section peers is missing: it lists every voter, this node included");
+    } else if !peers.contains_key(node) {
+        r.fault(format!("peers: this node, {node}, is not among them"));
+    } else if peers.len() % 2 == 0 {
+        r.fault(format!(
+            "peers: {} voters survive no more failures than {}: use an odd number",
+            peers.len(),
+            peers.len() - 1
+        ));
+    }
+    peers
+}
+
+fn policy(r: &mut Reader) -> Policy {
+    let mut p = Policy::default();
+    let mode = r.parsed::<Durability>("durability.mode");
+    let set = |slot: &mut Duration, value: Option<Duration>| {
+        if let Some(value) = value {
+            *slot = value;
+        }
+    };
+    p.durability = mode.unwrap_or(p.durability);
+    p.lag_bytes_max = r.bytes("durability.lag_bytes_max").unwrap_or(p.lag_bytes_max);
+    set(&mut p.ttl, r.duration("lease.ttl"));
+    set(&mut p.renew_interval, r.duration("lease.renew_interval"));
+    set(&mut p.margin, r.duration("lease.margin"));
+    p.drift.per_mille = r.count("lease.drift_per_mille").unwrap_or(p.drift.per_mille);
+    set(&mut p.heartbeat, r.duration("raft.heartbeat"));
+    set(&mut p.election_min, r.duration("raft.election_min"));
+    set(&mut p.election_max, r.duration("raft.election_max"));
+    set(&mut p.health.interval, r.duration("health.interval"));
+    set(&mut p.health.limit, r.duration("health.limit"));
+    p.health.failures = r.count("health.failures").unwrap_or(p.health.failures);
+    p.health.free_bytes_min = r.bytes("health.free_bytes_min").unwrap_or(p.health.free_bytes_min);
+    p.crash.restarts_max = r.count("crash.restarts_max").unwrap_or(p.crash.restarts_max);
+    set(&mut p.crash.window, r.duration("crash.window"));
+    set(&mut p.crash.recovery_max, r.duration("crash.recovery_max"));
+    for fault in p.faults() {
+        r.fault(fault);
+    }
+    p
+}
+
+fn postgres(r: &mut Reader, data_dir: &Path, cluster: &str, node: &NodeId) -> PostgresSettings {
+    match r.text("postgres.driver").as_deref() {
+        None | Some("process") => {}
+        Some("docker") => r.fault("postgres.driver: \"docker\" is not available in this version"),
+        Some(other) => r.fault(format!("postgres.driver: {other:?} is unknown")),
+    }
+    let bin_dir = absolute(r, "postgres.bin_dir", None);
+    let pgdata = absolute(r, "postgres.data_dir", None);
+    if !pgdata.as_os_str().is_empty() && data_dir.starts_with(&pgdata) {
+        r.fault(format!(
+            "data_dir {} must not lie inside postgres.data_dir {}",
+            data_dir.display(),
+            pgdata.display()
+        ));
+    }
+    let listen_text = r.required("postgres.listen");
+    let listen = check_address(r, "postgres.listen", &listen_text);
+    let advertise = match r.text("postgres.advertise") {
+        Some(text) => check_address(r, "postgres.advertise", &text),
+        None => {
+            if ["0.0.0.0", "::", "*"].contains(&listen.0.as_str()) {
+                r.fault("postgres.advertise is missing: postgres.listen is no address for others");
+            }
+            listen.clone()
+        }
+    };
+    let rejoin = match r.text("postgres.rejoin").as_deref() {
+        None | Some("auto") => Rejoin::Auto,
+        Some("rewind") => Rejoin::Rewind,
+        Some("manual") => Rejoin::Manual,
+        Some(other) => {
+            r.fault(format!("postgres.rejoin: {other:?} is none of auto, rewind, manual"));
+            Rejoin::Manual
+        }
+    };
+    let leave_running = match r.text("postgres.on_agent_stop").as_deref() {
+        None | Some("stop") => false,
+        Some("leave") => true,
+        Some(other) => {
+            r.fault(format!("postgres.on_agent_stop: {other:?} is neither \"stop\" nor \"leave\""));
+            false
+        }
+    };
+    let parameters = r
+        .table("postgres.parameters")
+        .into_iter()
+        .map(|(name, value)| {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            (name, text)
+        })
+        .collect();
+    let priority = r.number("postgres.priority").unwrap_or(0);
+    let default_permits = PathBuf::from(format!("/run/haclt/{cluster}-{node}"));
+    PostgresSettings {
+        bin_dir,
+        data_dir: pgdata,
+        listen,
+        advertise,
+        superuser: r.text("postgres.superuser").unwrap_or_else(|| "postgres".to_owned()),
+        superuser_password_file: absolute(r, "postgres.superuser_password_file", None),
+        replication_user: r
+            .text("postgres.replication_user")
+            .unwrap_or_else(|| "haclt_replication".to_owned()),
+        replication_password_file: absolute(r, "postgres.replication_password_file", None),
+        guard: absolute(r, "postgres.guard", Some("/usr/lib/haclt/ha-guard".into())),
+        permit_dir: absolute(r, "postgres.permit_dir", Some(default_permits)),
+        log_dir: absolute(r, "postgres.log_dir", Some(data_dir.join("log"))),
+        run_as: r.text("postgres.run_as").unwrap_or_else(|| "postgres".to_owned()),
+        rejoin,
+        promotable: r.flag("postgres.promotable").unwrap_or(true),
+        priority: i32::try_from(priority).unwrap_or_else(|_| {
+            r.fault(format!("postgres.priority = {priority} is out of range"));
+            0
+        }),
+        leave_running,
+        parameters,
+        hba: r.texts("postgres.hba").unwrap_or_default(),
+        fast_stop: r.duration("postgres.fast_stop").unwrap_or(Duration::from_secs(30)),
+    }
+}
+
+fn absolute(r: &mut Reader, key: &str, default: Option<PathBuf>) -> PathBuf {
+    let path = match default {
+        Some(default) => r.text(key).map_or(default, PathBuf::from),
+        None => PathBuf::from(r.required(key)),
+    };
+    if !path.as_os_str().is_empty() && !path.is_absolute() {
+        r.fault(format!("{key}: {} is not an absolute path", path.display()));
+    }
+    path
+}
+
+/// Splits `host:port`; IPv6 addresses stand in brackets.
+fn check_address(r: &mut Reader, key: &str, text: &str) -> (String, u16) {
+    let parts = text.rsplit_once(':').and_then(|(host, port)| {
+        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        let port = port.parse::<u16>().ok().filter(|port| *port != 0)?;
+        (!host.is_empty() && !host.contains(char::is_whitespace)).then(|| (host.to_owned(), port))
+    });
+    parts.unwrap_or_else(|| {
+        if !text.is_empty() {
+            r.fault(format!("{key}: {text:?} is no host:port"));
+        }
+        (String::new(), 0)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+use super::*;
+
+const GOOD: &str = r#"
+cluster  = "orders"
+node     = "n1"
+kind     = "data"
+data_dir = "/var/lib/haclt"
+[listen]
+grpc = "10.77.0.1:7400"
+http = "10.77.0.1:8008"
+[peers]
+n1 = "10.77.0.1:7400"
+n2 = "10.77.0.2:7400"
+n3 = "10.77.0.3:7400"
+[postgres]
+driver   = "process"
+bin_dir  = "/usr/lib/postgresql/17/bin"
+data_dir = "/var/lib/postgresql/data"
+listen   = "10.77.0.1:5432"
+superuser = "postgres"
+superuser_password_file = "/etc/haclt/superuser"
+replication_password_file = "/etc/haclt/replication"
+[durability]
+mode = "async"
+[lease]
+ttl = "3s"
+"#;
+
+fn read(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    let mut reader = Reader::new(text.parse().expect("valid TOML"));
+    for (name, value) in environment {
+        if let Some(key) = override_key(name) {
+            reader.set(&key, (*value).to_owned());
+        }
+    }
+    Config::from_reader(reader)
+}
+
+#[test]
+fn the_documented_file_is_accepted() {
+    let config = read(GOOD, &[]).expect("no fault");
+    assert_eq!(config.node.as_str(), "n1");
+    assert_eq!(config.policy, Policy::default());
+    assert_eq!(config.advertise_grpc, "10.77.0.1:7400");
+    let postgres = config.postgres.expect("a data node");
+    assert_eq!(postgres.advertise, ("10.77.0.1".to_owned(), 5432));
+    assert_eq!(config.notes, ["listen.http = 10.77.0.1:8008: not served by this version"]);
+}
+
+#[test]
+fn the_environment_overrides_a_key() {
+    let config = read(GOOD, &[("HA_LEASE_TTL", "5s"), ("HA_POSTGRES_PRIORITY", "7")]);
+    let config = config.expect("no fault");
+    assert_eq!(config.policy.ttl, Duration::from_secs(5));
+    assert_eq!(config.postgres.expect("a data node").priority, 7);
+    let faults = read(GOOD, &[("HA_LEASE_TTTL", "5s")]).expect_err("unknown");
+    assert_eq!(faults, ["unknown key lease.tttl"]);
+}
+
+#[test]
+fn each_fault_is_one_line_that_names_the_key() {
+    #[rustfmt::skip]
+    let table = [
+        ("cluster  = \"orders\"", "",                          "cluster is missing"),
+        ("node     = \"n1\"",     "node = \"N-1\"",            "node: invalid node name"),
+        ("kind     = \"data\"",   "kind = \"arbiter\"",        "kind: \"arbiter\" is neither"),
+        ("ttl = \"3s\"",          "ttl = \"1s\"",              "lease.ttl 1s is too short"),
+        ("ttl = \"3s\"",          "ttl = 3",                   "lease.ttl: expected a duration"),
+        ("ttl = \"3s\"",          "tttl = \"3s\"",             "unknown key lease.tttl"),
+        ("mode = \"async\"",      "mode = \"quorum\"",         "durability.mode: durability mode \"quorum\" is not available"),
+        ("n3 = \"10.77.0.3:7400\"", "",                        "peers: 2 voters"),
+        ("n3 = \"10.77.0.3:7400\"", "n3 = \"10.77.0.2:7400\"", "peers.n3: 10.77.0.2:7400 is the address of n2"),
+        ("n1 = \"10.77.0.1:7400\"", "n4 = \"10.77.0.1:7400\"", "peers: this node, n1, is not among them"),
+        ("listen   = \"10.77.0.1:5432\"", "listen = \"0.0.0.0:5432\"", "postgres.advertise is missing"),
+        ("listen   = \"10.77.0.1:5432\"", "listen = \"10.77.0.1\"", "postgres.listen: \"10.77.0.1\" is no host:port"),
+        ("data_dir = \"/var/lib/haclt\"", "data_dir = \"haclt\"", "data_dir: haclt is not an absolute path"),
+        ("data_dir = \"/var/lib/haclt\"", "data_dir = \"/var/lib/postgresql/data/h\"", "data_dir /var/lib/postgresql/data/h must not lie inside"),
+        ("driver   = \"process\"", "driver = \"docker\"",      "postgres.driver: \"docker\" is not available"),
+    ];
+    for (from, to, expected) in table {
+        assert!(GOOD.contains(from), "{from}");
+        let faults = read(&GOOD.replacen(from, to, 1), &[]).expect_err(expected);
+        assert!(faults.iter().any(|f| f.starts_with(expected)), "{expected}: {faults:?}");
+    }
+}
+
+#[test]
+fn all_faults_of_a_file_are_reported_at_once() {
+    let text = GOOD
+        .replace("ttl = \"3s\"", "ttl = \"1s\"\nfoo = 1")
+        .replace("superuser = \"postgres\"", "bar = true")
+        .replace("cluster  = \"orders\"", "");
+    let faults = read(&text, &[]).expect_err("three faults");
+    assert_eq!(faults.len(), 4, "{faults:?}");
+}
+
+#[test]
+fn a_witness_needs_no_postgres_and_may_not_have_one() {
+    let (head, _) = GOOD.split_once("[postgres]").expect("the section is there");
+    let witness = head.replace("kind     = \"data\"", "kind = \"witness\"");
+    assert!(read(&witness, &[]).expect("no fault").postgres.is_none());
+    let both = GOOD.replace("kind     = \"data\"", "kind = \"witness\"");
+    let faults = read(&both, &[]).expect_err("contradiction");
+    assert_eq!(faults, ["section postgres: a witness has no Postgres"]);
+}

@@ -1,0 +1,203 @@
+//! What an operator may search the log for: one struct for each, named noun and participle.
+
+use std::time::Duration;
+
+use ha_core::clock::millis;
+use ha_core::decide::Decision;
+use ha_core::{Epoch, NodeId, WalPosition};
+use tracing::{info, warn};
+
+/// The agent is up.
+#[derive(Debug)]
+pub struct AgentStarted<'a> {
+    /// Its node.
+    pub node: &'a NodeId,
+    /// The cluster it serves.
+    pub cluster: &'a str,
+    /// Where it serves gRPC.
+    pub grpc: &'a str,
+}
+
+impl AgentStarted<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { node, cluster, grpc } = self;
+        let version = env!("CARGO_PKG_VERSION");
+        info!(
+            target: "ha::event", event = "agent_started", %node, cluster, grpc, version,
+            "agent started"
+        );
+    }
+}
+
+/// Another rule or step than before decides.
+#[derive(Debug)]
+pub struct DecisionChanged<'a> {
+    /// The node.
+    pub node: &'a NodeId,
+    /// The epoch in force.
+    pub epoch: Epoch,
+    /// What was decided.
+    pub decision: &'a Decision,
+}
+
+impl DecisionChanged<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { node, epoch, decision } = self;
+        info!(
+            target: "ha::event", event = "decision_changed", %node, %epoch,
+            rule = decision.rule.name(), step = decision.step.name(), "decision changed"
+        );
+    }
+}
+
+/// The granter gave the lease to a node.
+#[derive(Debug)]
+pub struct LeaseGranted<'a> {
+    /// The new epoch.
+    pub epoch: Epoch,
+    /// To whom.
+    pub to: &'a NodeId,
+    /// Why that one.
+    pub evidence: &'a str,
+    /// How long the election took.
+    pub took: Duration,
+}
+
+impl LeaseGranted<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { epoch, to, evidence, took } = self;
+        info!(
+            target: "ha::event", event = "lease_granted", %epoch, %to, evidence,
+            took_ms = millis(*took), "lease granted"
+        );
+    }
+}
+
+/// Nobody renewed the lease for a whole ttl.
+#[derive(Debug)]
+pub struct LeaseExpired<'a> {
+    /// The epoch that ends.
+    pub epoch: Epoch,
+    /// Who held it.
+    pub holder: &'a NodeId,
+}
+
+impl LeaseExpired<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { epoch, holder } = self;
+        warn!(target: "ha::event", event = "lease_expired", %epoch, %holder, "lease expired");
+    }
+}
+
+/// The holder gave the lease back.
+#[derive(Debug)]
+pub struct LeaseReleased<'a> {
+    /// The node.
+    pub node: &'a NodeId,
+    /// The epoch that ended.
+    pub epoch: Epoch,
+    /// The rule that made it.
+    pub why: &'a str,
+}
+
+impl LeaseReleased<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { node, epoch, why } = self;
+        info!(target: "ha::event", event = "lease_released", %node, %epoch, why, "lease released");
+    }
+}
+
+/// A standby became primary.
+#[derive(Debug)]
+pub struct NodePromoted<'a> {
+    /// The node.
+    pub node: &'a NodeId,
+    /// Under which grant.
+    pub epoch: Epoch,
+    /// Where its timeline begins.
+    pub begin: WalPosition,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl NodePromoted<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { node, epoch, begin, took } = self;
+        info!(
+            target: "ha::event", event = "node_promoted", %node, %epoch,
+            timeline = %begin.timeline, begin_lsn = %begin.lsn, took_ms = millis(*took),
+            "node promoted"
+        );
+    }
+}
+
+/// Writes were made impossible on this node.
+#[derive(Debug)]
+pub struct NodeFenced<'a> {
+    /// The node.
+    pub node: &'a NodeId,
+    /// The epoch in force.
+    pub epoch: Epoch,
+    /// The rule that made it.
+    pub why: &'a str,
+}
+
+impl NodeFenced<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { node, epoch, why } = self;
+        warn!(target: "ha::event", event = "node_fenced", %node, %epoch, why, "node fenced");
+    }
+}
+
+/// A step ended.
+#[derive(Debug)]
+pub struct StepDone<'a> {
+    /// The node.
+    pub node: &'a NodeId,
+    /// The step's name.
+    pub step: &'a str,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl StepDone<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { node, step, took } = self;
+        info!(
+            target: "ha::event", event = "step_done", %node, step, took_ms = millis(*took),
+            "step done"
+        );
+    }
+}
+
+/// A step failed; it is tried again.
+#[derive(Debug)]
+pub struct StepFailed<'a> {
+    /// The node.
+    pub node: &'a NodeId,
+    /// The step's name.
+    pub step: &'a str,
+    /// Why.
+    pub error: &'a str,
+    /// When it is tried again.
+    pub retry_in: Duration,
+}
+
+impl StepFailed<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { node, step, error, retry_in } = self;
+        warn!(
+            target: "ha::event", event = "step_failed", %node, step, error,
+            retry_in_ms = millis(*retry_in), "step failed"
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! What was seen of the local database, kept between ticks.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ha_core::decide::{Decision, Rule};
+use ha_core::view::{Crash, Job, Relation};
+use ha_core::{Epoch, NodeId};
+use ha_postgres::driver::{DataDir, Probe, ProbeError};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+/// The longest wait before a failed step is tried again.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// What was seen of the local database.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// What is on disk, and after which run that was looked at.
+    pub data_dir: Option<(u64, DataDir)>,
+    /// Whether somebody is looking right now.
+    pub inspecting: bool,
+    /// What the running server tells.
+    pub server: Server,
+    /// The run in which the server was seen to accept writes.
+    pub writable_run: Option<u64>,
+    /// In which run, whom the server was last told to follow, and since when.
+    pub following: Option<(u64, Option<NodeId>, Instant)>,
+    /// How the local WAL relates to the holder of that epoch, and when that was found out.
+    pub compared: Option<(Epoch, Relation, Instant)>,
+    /// What the crash of that run calls for.
+    pub crash: Option<(u64, Crash)>,
+    /// When the primary crashed, lately.
+    pub crashes: Vec<Instant>,
+    /// Since when the guard reports that nothing runs.
+    pub stopped_since: Option<Instant>,
+    /// Since when nobody holds the lease.
+    pub vacant_since: Option<Instant>,
+    /// Since when a primary has been starting in place.
+    pub starting_since: Option<(u64, Instant)>,
+    /// Promotions that failed under this epoch.
+    pub promote_failures: (Epoch, u32),
+    /// The job under way.
+    pub job: Option<RunningJob>,
+    /// Steps that failed, and when they may be tried again.
+    backoff: BTreeMap<&'static str, (Instant, u32)>,
+    /// The latest decision, and since when its rule holds.
+    pub decision: Option<(Decision, Instant)>,
+    /// What is not well, one line each, by what it is about.
+    pub troubles: BTreeMap<&'static str, String>,
+    /// Free space under the data directory, bytes.
+    pub free_bytes: Option<u64>,
+}
+
+/// What the running server tells.
+#[derive(Debug, Default)]
+pub struct Server {
+    /// The run that the rest is about.
+    pub run: u64,
+    /// The latest answer in that run, and when it came.
+    pub answer: Option<(Probe, Instant)>,
+    /// How many tries in a row failed since, of those that count.
+    pub misses: u32,
+    /// Why the latest try failed.
+    pub error: Option<ProbeError>,
+}
+
+/// A job under way.
+#[derive(Debug)]
+pub struct RunningJob {
+    /// What it is to the decision.
+    pub job: Job,
+    /// The step's name.
+    pub step: &'static str,
+    /// Since when.
+    pub since: Instant,
+    /// Ends it; its tools are killed with it.
+    pub abort: AbortHandle,
+    /// Progress for people.
+    pub progress: String,
+}
+
+impl Facts {
+    /// Returns whether a step that failed must still wait.
+    pub fn holds_back(&self, step: &'static str, now: Instant) -> bool {
+        self.backoff.get(step).is_some_and(|(until, _)| now < *until)
+    }
+
+    /// Notes that a step failed; the next try waits twice as long as this one did.
+    pub fn failed(&mut self, step: &'static str, now: Instant) -> Duration {
+        let tries = self.backoff.get(step).map_or(0, |(_, tries)| *tries) + 1;
+        let wait = Duration::from_millis(250).saturating_mul(1 << tries.min(6)).min(BACKOFF_MAX);
+        self.backoff.insert(step, (now + wait, tries));
+        wait
+    }
+
+    /// Notes that a step succeeded.
+    pub fn succeeded(&mut self, step: &'static str) {
+        self.backoff.remove(step);
+    }
+
+    /// Returns the rule in force and for how long.
+    pub fn rule(&self) -> Option<(Rule, Duration)> {
+        self.decision.as_ref().map(|(decision, since)| (decision.rule, since.elapsed()))
+    }
+
+    /// Returns the latest answer of the server of that run, if any.
+    pub fn answer(&self, run: u64) -> Option<&Probe> {
+        (self.server.run == run).then_some(())?;
+        self.server.answer.as_ref().map(|(probe, _)| probe)
+    }
+
+    /// Sets or clears a line about what is not well.
+    pub fn trouble(&mut self, about: &'static str, line: Option<String>) {
+        match line {
+            Some(line) => self.troubles.insert(about, line),
+            None => self.troubles.remove(about),
+        };
+    }
+}

@@ -1,0 +1,115 @@
+//! After a crash of the primary database, while its lease still holds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ha_core::Epoch;
+use ha_core::view::Crash;
+use ha_postgres::driver::PostgresDriver;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{JobError, await_running, database, guard};
+use crate::agent::{Agent, lock};
+use crate::clock;
+use crate::granter;
+use crate::report;
+
+/// How long reading the end of WAL may take.
+const WAL_END_LIMIT: Duration = Duration::from_secs(5);
+/// How long a standby may take to say what it has.
+const REPORT_LIMIT: Duration = Duration::from_millis(400);
+/// How often, and how long, a standby is asked whether the rest has arrived: WAL may still be on its
+/// way when the primary dies.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+const ARRIVAL_LIMIT: Duration = Duration::from_millis(150);
+/// How long writing the configuration of a restart may take.
+const PREPARE_LIMIT: Duration = Duration::from_secs(10);
+/// How long the guard may take to start it.
+const START_LIMIT: Duration = Duration::from_secs(5);
+
+/// Finds out what the crash calls for: the standby takes over if it has every byte; otherwise crash
+/// recovery in place loses nothing, unless it was tried too often.
+///
+/// # Errors
+/// [`JobError`] if the database is not down.
+pub async fn assess_crash<D: PostgresDriver>(
+    agent: Arc<Agent<D>>,
+    epoch: Epoch,
+) -> Result<(), JobError> {
+    let database = database(&agent)?;
+    let status = guard(database)?;
+    if !status.state.is_gone() {
+        return Err(JobError::NotNow("the database is not down yet".to_owned()));
+    }
+    let now = Instant::now();
+    let policy = agent.config.policy.crash;
+    let crashes = {
+        let mut facts = database.facts();
+        facts.crashes.retain(|at| now.duration_since(*at) < policy.window);
+        facts.crashes.push(now);
+        facts.crashes.len()
+    };
+    let end = database.driver.end_of_wal(now + WAL_END_LIMIT).await;
+    let caught_up = match &end {
+        Ok(end) => standby_has(&agent, *end).await,
+        Err(error) => {
+            warn!(%error, "could not read the end of WAL after the crash");
+            false
+        }
+    };
+    let looping = u32::try_from(crashes).unwrap_or(u32::MAX) > policy.restarts_max;
+    let plan = if caught_up || looping { Crash::FailOver } else { Crash::RestartInPlace };
+    info!(
+        %epoch, crashes, caught_up, plan = ?plan,
+        end = end.map(|end| end.to_string()).unwrap_or_default(), "database crashed"
+    );
+    database.facts().crash = Some((status.run, plan));
+    Ok(())
+}
+
+/// Returns whether a fit standby has everything up to `end`.
+async fn standby_has<D: PostgresDriver>(agent: &Agent<D>, end: ha_core::WalPosition) -> bool {
+    let fit: Vec<_> = lock(&agent.sightings)
+        .iter()
+        .filter(|(_, seen)| seen.current().is_some_and(granter::fit))
+        .map(|(node, _)| node.clone())
+        .collect();
+    let until = Instant::now() + ARRIVAL_LIMIT;
+    while !fit.is_empty() {
+        for node in &fit {
+            let request = report::request(agent, true);
+            let Ok(reply) = agent.peers.report(node, request, REPORT_LIMIT).await else { continue };
+            let has = reply.postgres.as_ref().and_then(|postgres| postgres.flushed);
+            let has = ha_core::WalPosition::from(has.unwrap_or_default());
+            if has.timeline == end.timeline && has.lsn >= end.lsn {
+                return true;
+            }
+        }
+        if Instant::now() >= until {
+            break;
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+    false
+}
+
+/// Runs crash recovery and goes on as primary under the same grant.
+///
+/// # Errors
+/// [`JobError`] if the right has ended or the guard refuses.
+pub async fn restart_in_place<D: PostgresDriver>(
+    agent: Arc<Agent<D>>,
+    epoch: Epoch,
+) -> Result<(), JobError> {
+    let database = database(&agent)?;
+    database.driver.prepare_restart_in_place(Instant::now() + PREPARE_LIMIT).await?;
+    let after = guard(database)?.run;
+    let deadline = lock(&agent.holder)
+        .as_ref()
+        .filter(|holder| holder.epoch() == epoch)
+        .and_then(|holder| holder.deadline(clock::now()))
+        .ok_or_else(|| JobError::NotNow(format!("the right of epoch {epoch} has ended")))?;
+    let run = database.permits.restart_in_place(epoch, deadline, after)?;
+    await_running(database, run, START_LIMIT).await
+}

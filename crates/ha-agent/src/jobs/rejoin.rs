@@ -1,0 +1,247 @@
+//! Coming back, or coming in, as a standby.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ha_core::ancestry::{self, Relation as Ancestry};
+use ha_core::state::{Command, Outcome};
+use ha_core::view::Relation;
+use ha_core::{Epoch, NodeId, WalPosition};
+use ha_postgres::driver::{DataDir, PostgresDriver};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{JobError, await_running, database, guard, upstream};
+use crate::agent::{Agent, Database};
+use crate::config::Rejoin;
+use crate::promotions;
+
+/// How long small things may take: writing configuration, asking a server.
+const SHORT: Duration = Duration::from_secs(10);
+/// How long `initdb` may take.
+const INITDB_LIMIT: Duration = Duration::from_secs(300);
+/// How long a rewind may take.
+const REWIND_LIMIT: Duration = Duration::from_secs(3600);
+/// How long a clone may take.
+const CLONE_LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// How long telling the cluster may take.
+const SUBMIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Starts the stopped database in recovery, following `primary` or nobody.
+///
+/// # Errors
+/// [`JobError`]; whatever started runs as a standby.
+pub async fn start_standby<D: PostgresDriver>(
+    agent: Arc<Agent<D>>,
+    primary: Option<NodeId>,
+) -> Result<(), JobError> {
+    let database = database(&agent)?;
+    let from = primary.as_ref().map(|node| upstream(&agent, node)).transpose()?;
+    database.driver.prepare_standby(from.as_ref(), Instant::now() + SHORT).await?;
+    let run = database.permits.start_standby(guard(database)?.run)?;
+    {
+        let mut facts = database.facts();
+        facts.writable_run = None;
+        facts.following = Some((run, primary, Instant::now()));
+    }
+    let started = await_running(database, run, SHORT).await;
+    if started.is_err() {
+        // It will not start by itself: look at the disk, compare and decide anew.
+        let mut facts = database.facts();
+        facts.data_dir = None;
+        facts.compared = None;
+    }
+    started
+}
+
+/// Points the running standby at `primary`.
+///
+/// # Errors
+/// [`JobError`].
+pub async fn follow<D: PostgresDriver>(
+    agent: Arc<Agent<D>>,
+    primary: NodeId,
+) -> Result<(), JobError> {
+    let database = database(&agent)?;
+    let run = guard(database)?.run;
+    let from = upstream(&agent, &primary)?;
+    database.driver.follow(Some(&from), Instant::now() + SHORT).await?;
+    // It runs as a standby, so it was not promoted after all.
+    promotions::forget(&agent.config.data_dir);
+    database.facts().following = Some((run, Some(primary), Instant::now()));
+    Ok(())
+}
+
+/// Finds out how the local WAL relates to the holder's history.
+///
+/// # Errors
+/// [`JobError`] if the primary does not answer, or is none yet (rule 54).
+pub async fn compare<D: PostgresDriver>(
+    agent: Arc<Agent<D>>,
+    primary: NodeId,
+    epoch: Epoch,
+) -> Result<(), JobError> {
+    let database = database(&agent)?;
+    let from = upstream(&agent, &primary)?;
+    let theirs = database.driver.upstream_history(&from, Instant::now() + SHORT).await?;
+    if !theirs.writable {
+        return Err(JobError::NotNow(format!("node {primary} does not accept writes yet")));
+    }
+    let end = local_end(database).await?;
+    let ours = database.driver.local_history()?;
+    let mut ancestry =
+        ancestry::compare(end, &ours, theirs.timeline, &theirs.switches, theirs.flushed);
+    // Equal numbers and equal switches do not prove a shared history (rule 57).
+    let state = agent.state();
+    if promotions::is_unrecorded(&agent.config.data_dir, end.timeline, &state) {
+        warn!(timeline = %end.timeline, "this node promoted itself to a timeline of another promotion");
+        ancestry = Ancestry::Unrelated;
+    }
+    let rejoin = agent.config.postgres.as_ref().map_or(Rejoin::Auto, |settings| settings.rejoin);
+    let relation = match (ancestry, rejoin) {
+        (Ancestry::Ancestor, _) => Relation::Ancestor,
+        (Ancestry::Diverged { .. } | Ancestry::Unrelated, Rejoin::Manual) => Relation::Manual,
+        (Ancestry::Diverged { .. }, Rejoin::Auto | Rejoin::Rewind) => Relation::Diverged,
+        (Ancestry::Unrelated, Rejoin::Auto) => Relation::CloneOnly,
+        (Ancestry::Unrelated, Rejoin::Rewind) => Relation::Manual,
+    };
+    match ancestry {
+        Ancestry::Diverged { fork } => {
+            let bytes = end.lsn.bytes_after(fork.lsn);
+            warn!(%primary, %end, %fork, bytes, "local WAL diverges from the primary's history");
+        }
+        Ancestry::Ancestor | Ancestry::Unrelated => {
+            info!(%primary, %end, relation = ?relation, "compared histories");
+        }
+    }
+    if ancestry == Ancestry::Ancestor {
+        promotions::forget(&agent.config.data_dir);
+    }
+    database.facts().compared = Some((epoch, relation, Instant::now()));
+    Ok(())
+}
+
+/// The node's real end of WAL: read from disk if it is stopped, told by the server if it runs.
+async fn local_end<D: PostgresDriver>(database: &Database<D>) -> Result<WalPosition, JobError> {
+    let status = guard(database)?;
+    if status.state.is_gone() {
+        return Ok(database.driver.end_of_wal(Instant::now() + SHORT).await?);
+    }
+    let probe = database
+        .driver
+        .probe(Instant::now() + SHORT)
+        .await
+        .map_err(|error| JobError::NotNow(format!("the standby does not answer: {error}")))?;
+    Ok(WalPosition { timeline: probe.timeline, lsn: probe.flushed })
+}
+
+/// Rewinds the stopped database to the history of `primary`.
+///
+/// # Errors
+/// [`JobError`]; if the primary is well and the rewind failed all the same, a clone is next.
+pub async fn rewind<D: PostgresDriver>(
+    agent: Arc<Agent<D>>,
+    primary: NodeId,
+    epoch: Epoch,
+) -> Result<(), JobError> {
+    let database = database(&agent)?;
+    let from = upstream(&agent, &primary)?;
+    let theirs = database.driver.upstream_history(&from, Instant::now() + SHORT).await?;
+    if !theirs.writable || !theirs.checkpoint_on_timeline {
+        return Err(JobError::NotNow(format!(
+            "node {primary} has not completed the checkpoint after its promotion"
+        )));
+    }
+    let result = database.driver.rewind(&from, Instant::now() + REWIND_LIMIT).await;
+    database.facts().data_dir = None;
+    let Err(error) = result else {
+        promotions::forget(&agent.config.data_dir);
+        database.facts().compared = Some((epoch, Relation::Ancestor, Instant::now()));
+        return Ok(());
+    };
+    // The primary vanished: try again later (rule 61).
+    let again = database.driver.upstream_history(&from, Instant::now() + SHORT).await;
+    if again.is_ok_and(|theirs| theirs.writable) {
+        let rejoin = agent.config.postgres.as_ref().map_or(Rejoin::Auto, |s| s.rejoin);
+        let next = if rejoin == Rejoin::Auto { Relation::CloneOnly } else { Relation::Manual };
+        database.facts().compared = Some((epoch, next, Instant::now()));
+    }
+    Err(error.into())
+}
+
+/// Clones `primary`; what is there is kept aside.
+///
+/// # Errors
+/// [`JobError`].
+pub async fn clone<D: PostgresDriver>(
+    agent: Arc<Agent<D>>,
+    primary: NodeId,
+    epoch: Epoch,
+) -> Result<(), JobError> {
+    let database = database(&agent)?;
+    let from = upstream(&agent, &primary)?;
+    let theirs = database.driver.upstream_history(&from, Instant::now() + SHORT).await?;
+    let state = agent.state();
+    if state.system_identifier != Some(theirs.system_identifier) {
+        return Err(JobError::NotNow(format!(
+            "node {primary} has the database {}, the cluster's is {}",
+            theirs.system_identifier,
+            state.system_identifier.map(|id| id.to_string()).unwrap_or_default()
+        )));
+    }
+    let progress = |done: u64, total: Option<u64>| {
+        if let Some(job) = &mut database.facts().job {
+            job.progress = match total {
+                Some(total) => format!("{done} of {total} bytes"),
+                None => format!("{done} bytes"),
+            };
+        }
+    };
+    // Not the method call: `Arc` has a `clone_from` of its own.
+    let deadline = Instant::now() + CLONE_LIMIT;
+    PostgresDriver::clone_from(&*database.driver, &from, &progress, deadline).await?;
+    promotions::forget(&agent.config.data_dir);
+    let mut facts = database.facts();
+    facts.data_dir = None;
+    facts.compared = Some((epoch, Relation::Ancestor, Instant::now()));
+    Ok(())
+}
+
+/// Makes the cluster's database, or takes the one that is here, and registers it.
+///
+/// # Errors
+/// [`JobError`]; a failed `initdb` gives the right back, so that it is assigned anew.
+pub async fn bootstrap<D: PostgresDriver>(
+    agent: Arc<Agent<D>>,
+    attempt: u64,
+) -> Result<(), JobError> {
+    let database = database(&agent)?;
+    let found = database.driver.inspect(Instant::now() + SHORT).await;
+    let control = match found {
+        DataDir::Present(control) => Ok(control),
+        DataDir::Empty | DataDir::HalfMade(_) => {
+            database.driver.initdb(Instant::now() + INITDB_LIMIT).await
+        }
+        DataDir::Missing | DataDir::Unreadable(_) => {
+            return Err(JobError::NotNow("the data directory cannot be used".to_owned()));
+        }
+    };
+    database.facts().data_dir = None;
+    let (command, what, failed) = match control {
+        Ok(control) => {
+            let system_identifier = control.system_identifier;
+            let command = Command::RegisterSystem { attempt, system_identifier };
+            (command, "register the database", None)
+        }
+        Err(error) => (Command::EndBootstrap { attempt }, "give the bootstrap back", Some(error)),
+    };
+    let outcome = agent
+        .submit(command, SUBMIT_LIMIT)
+        .await
+        .map_err(|source| JobError::Submit { what, source })?;
+    match (failed, outcome) {
+        (Some(error), _) => Err(error.into()),
+        (None, Outcome::Applied) => Ok(()),
+        (None, Outcome::Refused(why)) => Err(JobError::Refused { what, why: why.to_string() }),
+    }
+}

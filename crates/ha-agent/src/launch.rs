@@ -1,0 +1,270 @@
+//! Puts an agent together and runs it until it is told to stop.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ha_postgres::driver::PostgresDriver;
+use ha_proto::v1::admin_server::AdminServer;
+use ha_proto::v1::agent_server::AgentServer;
+use ha_raft::{OpenError, RaftHandle, RaftSettings};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tracing::{error, info};
+
+use crate::admin::AdminService;
+use crate::agent::{Agent, Database};
+use crate::clock;
+use crate::config::Config;
+use crate::control_loop;
+use crate::events;
+use crate::facts::Facts;
+use crate::founding::{self, Stranger};
+use crate::granter;
+use crate::housekeeping;
+use crate::lease_keeper;
+use crate::leave;
+use crate::peers::{MESSAGE_BYTES_MAX, Peers};
+use crate::permit_book::PermitBook;
+use crate::prober;
+use crate::service::AgentService;
+
+/// How often a node that belongs to no Raft group yet looks for one.
+const JOIN_INTERVAL: Duration = Duration::from_millis(300);
+
+/// Why an agent could not be started, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Its directory cannot be used.
+    #[error("cannot use data_dir {path}: {source}")]
+    DataDir {
+        /// The directory.
+        path: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Its port is taken, or the address is not this machine's.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address of the configuration.
+        address: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// An address of a peer is none.
+    #[error("cannot use {0}")]
+    Peers(String),
+    /// The kernel does not tell the id of this boot.
+    #[error("cannot read the boot id: {0}")]
+    BootId(std::io::Error),
+    /// The Raft store cannot be used.
+    #[error("{}", chain(.0))]
+    Raft(#[from] OpenError),
+    /// It must not go on under this name.
+    #[error("{0}")]
+    Stranger(#[from] Stranger),
+    /// The Raft store failed while running.
+    #[error("Raft stopped: {0}")]
+    RaftStopped(String),
+    /// The gRPC server ended.
+    #[error("the gRPC server stopped: {0}")]
+    Server(String),
+}
+
+impl RunError {
+    /// Returns what to do about it, as a sentence; empty if the message says it all.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Raft(error) => error.hint().unwrap_or_default().to_owned(),
+            Self::Stranger(Stranger::OtherStore { .. }) => {
+                "If this node's disk was lost, it must come back under a new name: a voter that \
+                 forgot its votes could elect twice. If another host runs this node, stop one of them."
+                    .to_owned()
+            }
+            Self::Listen { .. } => {
+                "Another agent of this node may be running, or the port belongs to another program."
+                    .to_owned()
+            }
+            Self::DataDir { .. }
+            | Self::Peers(_)
+            | Self::BootId(_)
+            | Self::Stranger(Stranger::WrongPeer { .. })
+            | Self::RaftStopped(_)
+            | Self::Server(_) => String::new(),
+        }
+    }
+
+    /// Returns whether a rule refused, rather than something failed.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Stranger(_))
+    }
+}
+
+/// Runs an agent until `stop` ends, then lets it leave in order.
+///
+/// `database` is the driver of a data node and the major version of its binaries. Dropping the future
+/// ends the agent as SIGKILL would.
+///
+/// # Errors
+/// [`RunError`]: why it could not be started, or had to end.
+pub async fn run<D: PostgresDriver>(
+    config: Config,
+    database: Option<(Arc<D>, u32)>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let boot = clock::boot_id().map_err(RunError::BootId)?;
+    make_dir(&config.data_dir)?;
+    let listener = listen(&config.listen_grpc).await?;
+    let peers = Peers::new(&config.peers).map_err(RunError::Peers)?;
+    let raft = RaftHandle::open(RaftSettings {
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        dir: config.data_dir.join("raft"),
+        peers: config.peers.clone(),
+        heartbeat: config.policy.heartbeat,
+        election_min: config.policy.election_min,
+        election_max: config.policy.election_max,
+    })
+    .await?;
+    let major = database.as_ref().map(|(_, major)| *major);
+    let database = database.map(|(driver, _)| Database {
+        permits: PermitBook::load(Arc::clone(&driver), boot),
+        driver,
+        facts: std::sync::Mutex::new(Facts::default()),
+    });
+    let agent = Arc::new(Agent::new(config, boot, raft, peers, database, major));
+    let (node, cluster) = (agent.node(), agent.config.cluster.as_str());
+    events::AgentStarted { node, cluster, grpc: &agent.config.listen_grpc }.emit();
+
+    let mut tasks = JoinSet::new();
+    let server = serve(Arc::clone(&agent), listener);
+    let mut server = tokio::spawn(server);
+    tasks.spawn(control_loop::run(Arc::clone(&agent)));
+    tasks.spawn(lease_keeper::run(Arc::clone(&agent)));
+    tasks.spawn(granter::run(Arc::clone(&agent)));
+    tasks.spawn(prober::run(Arc::clone(&agent)));
+    tasks.spawn(prober::watch_peers(Arc::clone(&agent)));
+    tasks.spawn(housekeeping::run(Arc::clone(&agent)));
+    let mut joining = tokio::spawn(join(Arc::clone(&agent)));
+    let mut raft_failed = tokio::spawn(raft_failure(Arc::clone(&agent)));
+
+    let ended = tokio::select! {
+        biased;
+        () = stop => Ok(()),
+        why = &mut raft_failed => Err(RunError::RaftStopped(why.unwrap_or_else(|e| e.to_string()))),
+        result = &mut joining => match result {
+            Ok(Err(stranger)) => Err(stranger.into()),
+            Ok(Ok(())) | Err(_) => Ok(()),
+        },
+        result = &mut server => Err(RunError::Server(server_end(result))),
+        panicked = first_panic(&mut tasks) => Err(RunError::Server(panicked)),
+    };
+    if ended.is_ok() {
+        info!("leaving");
+        leave::leave(&agent).await;
+    }
+    joining.abort();
+    raft_failed.abort();
+    server.abort();
+    tasks.shutdown().await;
+    info!("agent stopped");
+    ended
+}
+
+fn make_dir(dir: &Path) -> Result<(), RunError> {
+    std::fs::create_dir_all(dir)
+        .map_err(|source| RunError::DataDir { path: dir.display().to_string(), source })
+}
+
+async fn listen(address: &str) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| RunError::Listen { address: address.to_owned(), source })
+}
+
+/// Looks for a Raft group, or makes one, until this node is part of it.
+async fn join<D: PostgresDriver>(agent: Arc<Agent<D>>) -> Result<(), Stranger> {
+    while !founding::join(&agent).await? {
+        sleep(JOIN_INTERVAL).await;
+    }
+    // Part of a group, as far as this node knows. Its peers may know better: it asks a few times.
+    for _ in 0..10 {
+        founding::ask_all(&agent).await?;
+        sleep(JOIN_INTERVAL).await;
+    }
+    std::future::pending().await
+}
+
+async fn raft_failure<D: PostgresDriver>(agent: Arc<Agent<D>>) -> String {
+    let mut changed = agent.raft.changed();
+    let failed = changed.wait_for(|now| now.failure.is_some()).await;
+    failed.ok().and_then(|now| now.failure.clone()).unwrap_or_default()
+}
+
+/// A task that coordinates never ends by itself: if one does, the agent starts again fenced.
+async fn first_panic(tasks: &mut JoinSet<()>) -> String {
+    loop {
+        match tasks.join_next().await {
+            Some(Err(panic)) => {
+                error!(error = %panic, "a task of the agent panicked");
+                return panic.to_string();
+            }
+            Some(Ok(())) => {} // A witness has no database to look after.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn server_end(result: Result<Result<(), String>, tokio::task::JoinError>) -> String {
+    match result {
+        Ok(Ok(())) => "it ended".to_owned(),
+        Ok(Err(why)) => why,
+        Err(error) => error.to_string(),
+    }
+}
+
+async fn serve<D: PostgresDriver>(
+    agent: Arc<Agent<D>>,
+    listener: TcpListener,
+) -> Result<(), String> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<AdminServer<AdminService<D>>>().await;
+    health.set_serving::<AgentServer<AgentService<D>>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(ha_proto::DESCRIPTORS)
+        .build_v1()
+        .map_err(|error| error.to_string())?;
+    let agent_service = AgentServer::new(AgentService(Arc::clone(&agent)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let admin_service = AdminServer::new(AdminService(Arc::clone(&agent)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .add_service(agent.raft.service())
+        .add_service(agent_service)
+        .add_service(admin_service)
+        .add_service(health_service)
+        .add_service(reflection)
+        .serve_with_incoming(TcpListenerStream::new(listener))
+        .await
+        .map_err(|error| error.to_string())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+

@@ -1,0 +1,175 @@
+//! The agent's side of the permit: every change of what the guard may do goes through here.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ha_core::permit::{Order, Permit, StopMode};
+use ha_core::{BootId, BootNanos, Epoch};
+use ha_postgres::driver::{ActionError, PostgresDriver};
+use tracing::warn;
+
+/// The permit as last written, and the only writer of it.
+#[derive(Debug)]
+pub struct PermitBook<D> {
+    driver: Arc<D>,
+    permit: Mutex<Permit>,
+}
+
+impl<D: PostgresDriver> PermitBook<D> {
+    /// Takes over what an earlier start of the agent left in this boot.
+    ///
+    /// A missing permit, or one of another boot, permits nothing. So does a damaged one: the guard holds
+    /// a running database to the last permit it could read, and this agent renews nothing that it did
+    /// not find.
+    pub fn load(driver: Arc<D>, boot: BootId) -> Self {
+        let nothing = Permit {
+            boot,
+            run: 0,
+            burnt: Epoch::NONE,
+            order: Order::Down { stop: StopMode::Fast },
+        };
+        let found = driver.read_permit().unwrap_or_else(|error| {
+            warn!(%error, "permit is unusable, starting without one");
+            None
+        });
+        Self { driver, permit: Mutex::new(found.unwrap_or(nothing)) }
+    }
+
+    /// Returns the permit as last written.
+    pub fn current(&self) -> Permit {
+        *self.lock()
+    }
+
+    /// Moves the deadline of a primary permit. Returns whether there was one of that epoch.
+    ///
+    /// # Errors
+    /// If it could not be written: then the old deadline stands.
+    pub fn extend(&self, epoch: Epoch, deadline: BootNanos) -> Result<bool, ActionError> {
+        let mut permit = self.lock();
+        match permit.order {
+            Order::Primary { epoch: current, deadline: old }
+                if current == epoch && permit.burnt < epoch =>
+            {
+                if deadline > old {
+                    let order = Order::Primary { epoch, deadline };
+                    self.write(&mut permit, |old| Permit { order, ..old })?;
+                }
+                Ok(true)
+            }
+            Order::Down { .. } | Order::Standby | Order::Primary { .. } => Ok(false),
+        }
+    }
+
+    /// Permits the running standby to become primary.
+    ///
+    /// # Errors
+    /// If the epoch is burnt, nothing runs, or the permit could not be written.
+    pub fn make_primary(&self, epoch: Epoch, deadline: BootNanos) -> Result<(), ActionError> {
+        let mut permit = self.lock();
+        refuse_burnt(&permit, epoch)?;
+        if !permit.order.lets_run() {
+            return Err(cannot("permit a promotion", "the standby is being stopped"));
+        }
+        self.write(&mut permit, |old| Permit { order: Order::Primary { epoch, deadline }, ..old })
+    }
+
+    /// Asks for a new run as a standby. `after` is the last run that the guard knows of.
+    ///
+    /// # Errors
+    /// If it could not be written.
+    pub fn start_standby(&self, after: u64) -> Result<u64, ActionError> {
+        let mut permit = self.lock();
+        let run = permit.run.max(after) + 1;
+        self.write(&mut permit, |old| Permit { run, order: Order::Standby, ..old })?;
+        Ok(run)
+    }
+
+    /// Asks for a new run as a primary of the same epoch, after a crash.
+    ///
+    /// # Errors
+    /// If the permit is not a primary one of that epoch any more, or it could not be written.
+    pub fn restart_in_place(
+        &self,
+        epoch: Epoch,
+        deadline: BootNanos,
+        after: u64,
+    ) -> Result<u64, ActionError> {
+        let mut permit = self.lock();
+        refuse_burnt(&permit, epoch)?;
+        match permit.order {
+            Order::Primary { epoch: current, .. } if current == epoch => {}
+            Order::Down { .. } | Order::Standby | Order::Primary { .. } => {
+                return Err(cannot("restart in place", "there is no permit of that epoch left"));
+            }
+        }
+        let run = permit.run.max(after) + 1;
+        let order = Order::Primary { epoch, deadline };
+        self.write(&mut permit, |old| Permit { run, order, ..old })?;
+        Ok(run)
+    }
+
+    /// Orders the database down. A primary permit's epoch is burnt with it.
+    ///
+    /// # Errors
+    /// If it could not be written.
+    pub fn down(&self, stop: StopMode) -> Result<(), ActionError> {
+        let mut permit = self.lock();
+        let order = Order::Down { stop };
+        let burnt = burnt_with(&permit, Epoch::NONE);
+        if permit.order == order && permit.burnt == burnt {
+            return Ok(());
+        }
+        self.write(&mut permit, |old| Permit { burnt, order, ..old })
+    }
+
+    /// Gives an epoch up for good, before anybody is told: a primary permit becomes an order to stop, a
+    /// standby goes on.
+    ///
+    /// # Errors
+    /// If it could not be written: then nobody may be told.
+    pub fn burn(&self, epoch: Epoch) -> Result<(), ActionError> {
+        let mut permit = self.lock();
+        let burnt = burnt_with(&permit, epoch);
+        let order = match permit.order {
+            Order::Primary { .. } => Order::Down { stop: StopMode::Immediate },
+            other @ (Order::Standby | Order::Down { .. }) => other,
+        };
+        if permit.order == order && permit.burnt == burnt {
+            return Ok(());
+        }
+        self.write(&mut permit, |old| Permit { burnt, order, ..old })
+    }
+
+    fn write(
+        &self,
+        slot: &mut Permit,
+        change: impl FnOnce(Permit) -> Permit,
+    ) -> Result<(), ActionError> {
+        let permit = change(*slot);
+        self.driver.write_permit(&permit)?;
+        *slot = permit;
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Permit> {
+        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn burnt_with(permit: &Permit, epoch: Epoch) -> Epoch {
+    let own = match permit.order {
+        Order::Primary { epoch, .. } => epoch,
+        Order::Down { .. } | Order::Standby => Epoch::NONE,
+    };
+    permit.burnt.max(own).max(epoch)
+}
+
+fn refuse_burnt(permit: &Permit, epoch: Epoch) -> Result<(), ActionError> {
+    if epoch <= permit.burnt {
+        return Err(cannot("be primary", &format!("epoch {epoch} was given up on this node")));
+    }
+    Ok(())
+}
+
+fn cannot(action: &str, why: &str) -> ActionError {
+    ActionError::Cannot { action: action.to_owned(), why: why.to_owned() }
+}

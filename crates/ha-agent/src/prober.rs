@@ -1,0 +1,216 @@
+//! Keeps asking the local database whether it is there, and other agents what they see.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ha_core::NodeId;
+use ha_core::permit::RunState;
+use ha_postgres::driver::{GuardSeen, PostgresDriver, ProbeError};
+use ha_proto::v1::ReportReply;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, warn};
+
+use crate::agent::{Agent, Database, Sighting, lock};
+use crate::peers::PeerError;
+use crate::report;
+
+/// How often a server that never answered in this run is asked.
+const STARTING_INTERVAL: Duration = Duration::from_millis(25);
+/// How often the other agents are asked what they see.
+const SIGHTING_INTERVAL: Duration = Duration::from_millis(500);
+/// How long one of them may take.
+const SIGHTING_LIMIT: Duration = Duration::from_millis(900);
+
+/// Asks the local database at the policy's interval, more often while it starts, until the agent ends.
+pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
+    let Some(database) = &agent.database else { return };
+    let health = agent.config.policy.health;
+    loop {
+        let began = Instant::now();
+        let Some(run) = running(database) else {
+            sleep(STARTING_INTERVAL).await;
+            continue;
+        };
+        probe(&agent, database, run, began + health.limit).await;
+        let answered = database.facts().answer(run).is_some();
+        let wait = if answered { health.interval } else { STARTING_INTERVAL };
+        sleep_until(began + wait).await;
+    }
+}
+
+/// Asks the local database now, unless its latest answer is younger than `fresh`.
+pub async fn refresh<D: PostgresDriver>(
+    agent: &Agent<D>,
+    database: &Database<D>,
+    fresh: Duration,
+    limit: Duration,
+) {
+    let Some(run) = running(database) else { return };
+    let recent = {
+        let facts = database.facts();
+        facts.server.run == run
+            && facts.server.answer.as_ref().is_some_and(|(_, at)| at.elapsed() < fresh)
+    };
+    if recent {
+        return;
+    }
+    if let Ok(probe) = database.driver.probe(Instant::now() + limit).await {
+        answered(agent, database, run, probe, false);
+    }
+}
+
+fn running<D: PostgresDriver>(database: &Database<D>) -> Option<u64> {
+    match database.driver.guard() {
+        GuardSeen::Alive(status) if status.state == RunState::Running => Some(status.run),
+        GuardSeen::Alive(_) | GuardSeen::Absent | GuardSeen::Silent { .. } => None,
+    }
+}
+
+async fn probe<D: PostgresDriver>(
+    agent: &Agent<D>,
+    database: &Database<D>,
+    run: u64,
+    deadline: Instant,
+) {
+    let result = database.driver.probe(deadline).await;
+    // It may have been stopped or started anew meanwhile: then the answer says nothing.
+    if running(database) != Some(run) {
+        return;
+    }
+    let probe = match result {
+        Ok(probe) => probe,
+        Err(error) => {
+            missed(agent, database, run, error);
+            return;
+        }
+    };
+    let idle = {
+        let facts = database.facts();
+        facts.answer(run).is_none_or(|last| {
+            probe.in_recovery || probe.busy_clients == 0 || last.flushed != probe.flushed
+        })
+    };
+    // Commits are proof that commits work. Only a server with busy clients and no progress is asked to
+    // write: so an idle cluster writes nothing.
+    if idle {
+        answered(agent, database, run, probe, true);
+        return;
+    }
+    match database.driver.probe_write(deadline).await {
+        Ok(()) => answered(agent, database, run, probe, true),
+        Err(error) => missed(agent, database, run, error),
+    }
+}
+
+fn answered<D: PostgresDriver>(
+    agent: &Agent<D>,
+    database: &Database<D>,
+    run: u64,
+    probe: ha_postgres::driver::Probe,
+    proves_health: bool,
+) {
+    let free = database.driver.free_bytes().ok();
+    let mut facts = database.facts();
+    let first = facts.answer(run).is_none_or(|last| last.in_recovery != probe.in_recovery);
+    if facts.server.run != run {
+        facts.server = crate::facts::Server { run, ..Default::default() };
+    }
+    if !probe.in_recovery {
+        facts.writable_run = Some(run);
+    }
+    facts.server.answer = Some((probe, Instant::now()));
+    if proves_health {
+        facts.server.misses = 0;
+        facts.server.error = None;
+        facts.trouble("database", None);
+    }
+    facts.free_bytes = free;
+    let low = free.filter(|free| *free < agent.config.policy.health.free_bytes_min);
+    facts.trouble("disk", low.map(|free| format!("only {free} bytes are free for the database")));
+    drop(facts);
+    if first {
+        agent.wake.notify_one();
+    }
+}
+
+/// Notes a try without an answer. None of them alone means anything (rule 105); some mean that the
+/// server is alive.
+fn missed<D: PostgresDriver>(
+    agent: &Agent<D>,
+    database: &Database<D>,
+    run: u64,
+    error: ProbeError,
+) {
+    let counts = match &error {
+        ProbeError::Refused
+        | ProbeError::TimedOut { .. }
+        | ProbeError::CannotWrite(_)
+        | ProbeError::Other(_) => true,
+        // A crashed backend makes the server recover by itself in a moment; a start is a state of its
+        // own; a wrong password or a full house is somebody else's fault.
+        ProbeError::NotReady(_) | ProbeError::Authentication(_) | ProbeError::Full(_) => false,
+    };
+    let mut facts = database.facts();
+    if facts.server.run != run {
+        facts.server = crate::facts::Server { run, ..Default::default() };
+    }
+    // A server that never answered in this run is starting: that has limits of its own.
+    let known = facts.server.answer.is_some();
+    if counts && known {
+        facts.server.misses += 1;
+        let misses = facts.server.misses;
+        facts.trouble("database", Some(format!("database: {error} ({misses} in a row)")));
+        warn!(run, misses, %error, "database did not answer");
+    } else if matches!(error, ProbeError::Authentication(_)) {
+        if facts.server.error.as_ref() != Some(&error) {
+            warn!(run, %error, "cannot look at the database");
+        }
+        facts.trouble("database", Some(format!("database: {error}")));
+    } else {
+        debug!(run, %error, "database is not ready");
+    }
+    facts.server.error = Some(error);
+    drop(facts);
+    agent.wake.notify_one();
+}
+
+/// Asks the other agents what they see, until the agent ends.
+pub async fn watch_peers<D: PostgresDriver>(agent: Arc<Agent<D>>) {
+    let watches = agent.others().cloned().map(|node| {
+        let agent = Arc::clone(&agent);
+        async move {
+            loop {
+                let asked = Instant::now();
+                let request = report::request(&agent, false);
+                let reply = agent.peers.report(&node, request, SIGHTING_LIMIT).await;
+                note_sighting(&agent, &node, asked, reply);
+                sleep_until(asked + SIGHTING_INTERVAL).await;
+            }
+        }
+    });
+    futures::future::join_all(watches).await;
+}
+
+fn note_sighting<D>(
+    agent: &Agent<D>,
+    node: &NodeId,
+    asked: Instant,
+    reply: Result<ReportReply, PeerError>,
+) {
+    let mut sightings = lock(&agent.sightings);
+    let known = sightings.get(node);
+    let sighting = match reply {
+        Ok(report) => {
+            Sighting { asked, answered: Some((Instant::now(), report)), error: None }
+        }
+        Err(error) => {
+            let error = error.to_string();
+            if known.is_none_or(|seen| seen.error.is_none()) {
+                warn!(peer = %node, error, "peer does not answer");
+            }
+            let answered = known.and_then(|seen| seen.answered.clone());
+            Sighting { asked, answered, error: Some(error) }
+        }
+    };
+    sightings.insert(node.clone(), sighting);
+}

@@ -1,0 +1,81 @@
+//! A note of this node's own latest promotion, so that two timelines of one number can be told apart.
+//!
+//! Rule 57: a node that promoted itself and died before the cluster recorded it may find, when it
+//! comes back, that another node was promoted to a timeline of the same number, from the same
+//! position. Nothing in PostgreSQL's files tells the two apart.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use ha_core::state::State;
+use ha_core::{Epoch, TimelineId};
+
+const FILE: &str = "promotion";
+const HEADER: &str = "haclt promotion 1";
+
+/// Notes that this node is about to leave `from` under `epoch`.
+///
+/// # Errors
+/// If the note cannot be written and synced.
+pub fn note(dir: &Path, epoch: Epoch, from: TimelineId) -> io::Result<()> {
+    let temporary = dir.join("promotion.new");
+    let mut file = fs::File::create(&temporary)?;
+    writeln!(file, "{HEADER}\n{epoch} {}", from.0 + 1)?;
+    file.sync_all()?;
+    fs::rename(&temporary, dir.join(FILE))?;
+    fs::File::open(dir)?.sync_all()
+}
+
+/// Forgets it: the data directory is another one now.
+pub fn forget(dir: &Path) {
+    // A note that stays behind names an epoch that is recorded, or is compared once more: harmless.
+    let _: io::Result<()> = fs::remove_file(dir.join(FILE));
+}
+
+/// Returns whether this node promoted itself to `timeline` under an epoch that the cluster does not
+/// know as the origin of that timeline, although it knows another one.
+#[must_use]
+pub fn is_unrecorded(dir: &Path, timeline: TimelineId, state: &State) -> bool {
+    let Some((epoch, to)) = read(dir) else { return false };
+    let recorded = state.history.iter().rev().find(|p| p.begin.timeline == timeline);
+    to == timeline && recorded.is_some_and(|promotion| promotion.epoch != epoch)
+}
+
+fn read(dir: &Path) -> Option<(Epoch, TimelineId)> {
+    let text = fs::read_to_string(dir.join(FILE)).ok()?;
+    let line = text.strip_prefix(HEADER)?.trim();
+    let (epoch, timeline) = line.split_once(' ')?;
+    Some((Epoch(epoch.parse().ok()?), TimelineId(timeline.parse().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use ha_core::state::Promotion;
+    use ha_core::{Lsn, WalPosition};
+
+    use super::*;
+
+    #[test]
+    fn a_promotion_that_another_one_overtook_is_noticed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let begin = WalPosition { timeline: TimelineId(3), lsn: Lsn(100) };
+        let recorded = |epoch| State {
+            history: vec![Promotion {
+                epoch: Epoch(epoch),
+                holder: "n2".parse().expect("a valid name"),
+                begin,
+                at_unix_ms: 0,
+            }],
+            ..State::default()
+        };
+        assert!(!is_unrecorded(dir.path(), TimelineId(3), &recorded(6)), "nothing noted");
+        note(dir.path(), Epoch(5), TimelineId(2)).expect("a writable directory");
+        assert!(is_unrecorded(dir.path(), TimelineId(3), &recorded(6)));
+        assert!(!is_unrecorded(dir.path(), TimelineId(3), &recorded(5)), "ours");
+        assert!(!is_unrecorded(dir.path(), TimelineId(2), &recorded(6)), "an older timeline");
+        assert!(!is_unrecorded(dir.path(), TimelineId(3), &State::default()), "nobody else's");
+        forget(dir.path());
+        assert!(!is_unrecorded(dir.path(), TimelineId(3), &recorded(6)));
+    }
+}

@@ -1,0 +1,147 @@
+//! What the loop keeps in order before it decides: the guard, and what is known of the disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ha_core::permit::{GuardStatus, RunState};
+use ha_core::state::State;
+use ha_postgres::driver::{DataDir, GuardSeen, PostgresDriver};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::agent::{Agent, Database};
+
+/// How long starting a guard, or clearing up after a dead one, may take.
+const GUARD_LIMIT: Duration = Duration::from_secs(5);
+/// How long reading the data directory may take.
+const INSPECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Returns the guard, after starting one if there is none. A dead guard's orphans are killed first.
+pub async fn guard<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>) -> GuardSeen {
+    let seen = database.driver.guard();
+    let held_back = database.facts().holds_back("guard", Instant::now());
+    let line = match &seen {
+        GuardSeen::Alive(_) => None,
+        GuardSeen::Absent => Some("its guard is not running".to_owned()),
+        GuardSeen::Silent { silent_ms, .. } => {
+            Some(format!("its guard has been silent for {silent_ms} ms"))
+        }
+    };
+    database.facts().trouble("guard", line);
+    if seen != GuardSeen::Absent || held_back || agent.is_leaving() {
+        return seen;
+    }
+    let deadline = Instant::now() + GUARD_LIMIT;
+    let started = match database.driver.kill_orphans(deadline).await {
+        Ok(()) => database.driver.ensure_guard(deadline).await,
+        Err(error) => Err(error),
+    };
+    let mut facts = database.facts();
+    match started {
+        Ok(()) => {
+            facts.succeeded("guard");
+            // Whatever ran before is gone, and runs are counted anew.
+            facts.data_dir = None;
+            facts.server = crate::facts::Server::default();
+            facts.writable_run = None;
+            info!("guard started");
+        }
+        Err(error) => {
+            let wait = facts.failed("guard", Instant::now());
+            warn!(%error, retry_in_ms = ha_core::clock::millis(wait), "could not start the guard");
+        }
+    }
+    drop(facts);
+    database.driver.guard()
+}
+
+/// Has the data directory read once after each run, while nothing runs on it.
+pub fn look_at_disk<D: PostgresDriver>(
+    agent: &Arc<Agent<D>>,
+    database: &Database<D>,
+    guard: &GuardSeen,
+) {
+    let GuardSeen::Alive(status) = guard else { return };
+    let run = status.run;
+    {
+        let mut facts = database.facts();
+        // What somebody may mend by hand is looked at again and again.
+        let final_answer = match &facts.data_dir {
+            Some((of, DataDir::Missing | DataDir::Unreadable(_))) => {
+                *of == run && facts.holds_back("inspect", Instant::now())
+            }
+            Some((of, found)) => *of == run && !is_foreign(&agent.state(), found),
+            None => false,
+        };
+        let waits = facts.holds_back("inspect", Instant::now());
+        let busy = facts.inspecting || facts.job.is_some();
+        if !status.state.is_gone() || final_answer || waits || busy {
+            return;
+        }
+        facts.inspecting = true;
+    }
+    let agent = Arc::clone(agent);
+    tokio::spawn(async move {
+        let Some(database) = &agent.database else { return };
+        let found = database.driver.inspect(Instant::now() + INSPECT_LIMIT).await;
+        let line = match &found {
+            DataDir::Missing => Some("its data directory is missing".to_owned()),
+            DataDir::Unreadable(why) => Some(format!("its data directory is unreadable: {why}")),
+            other if is_foreign(&agent.state(), other) => {
+                Some("its data directory belongs to another database cluster".to_owned())
+            }
+            DataDir::Empty | DataDir::HalfMade(_) | DataDir::Present(_) => None,
+        };
+        let mut facts = database.facts();
+        facts.inspecting = false;
+        if line.is_some() {
+            facts.failed("inspect", Instant::now());
+        } else {
+            facts.succeeded("inspect");
+        }
+        if let Some(line) = line.as_ref().filter(|line| facts.troubles.get("data") != Some(*line)) {
+            warn!(reason = line, "cannot use the data directory");
+        }
+        facts.trouble("data", line);
+        facts.data_dir = Some((run, found));
+        drop(facts);
+        agent.wake.notify_one();
+    });
+}
+
+fn is_foreign(state: &State, found: &DataDir) -> bool {
+    match found {
+        DataDir::Present(control) => {
+            state.system_identifier.is_some_and(|id| id != control.system_identifier)
+        }
+        DataDir::Missing | DataDir::Unreadable(_) | DataDir::Empty | DataDir::HalfMade(_) => false,
+    }
+}
+
+/// Notes since when things are as they are.
+pub fn note_times<D: PostgresDriver>(
+    agent: &Agent<D>,
+    database: &Database<D>,
+    guard: &GuardSeen,
+) {
+    let now = Instant::now();
+    let vacant = agent.state().lease.grant().is_none();
+    let mut facts = database.facts();
+    let since = |slot: Option<Instant>, holds: bool| holds.then(|| slot.unwrap_or(now));
+    facts.vacant_since = since(facts.vacant_since, vacant);
+    let status = match guard {
+        GuardSeen::Alive(status) => Some(status),
+        GuardSeen::Absent | GuardSeen::Silent { .. } => None,
+    };
+    let gone = status.is_some_and(|status| status.state.is_gone());
+    facts.stopped_since = since(facts.stopped_since, gone);
+    if let Some(status) = status.filter(|status| status.state == RunState::Running) {
+        starting(&mut facts, status, now);
+    }
+}
+
+fn starting(facts: &mut crate::facts::Facts, status: &GuardStatus, now: Instant) {
+    if facts.starting_since.is_none_or(|(run, _)| run != status.run) {
+        facts.starting_since = Some((status.run, now));
+    }
+}

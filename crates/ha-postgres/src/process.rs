@@ -1,0 +1,314 @@
+//! The process driver: PostgreSQL's programs from a local directory, started by a guard process.
+
+mod clone;
+mod directory;
+mod guard;
+mod initdb;
+mod orphans;
+mod prepare;
+mod promote;
+mod rewind;
+mod session;
+mod settings;
+mod slots;
+mod upstream;
+mod wal_end;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ha_core::ancestry::TimelineSwitch;
+use ha_core::permit::Permit;
+use ha_core::{BootId, Lsn, NodeId, WalPosition};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::time::{Instant, timeout_at};
+
+use crate::Secret;
+use crate::attempt::Attempt;
+use crate::driver::{
+    ActionError, ControlFile, DataDir, Effect, GuardSeen, PostgresDriver, Probe, ProbeError,
+    Upstream, UpstreamHistory,
+};
+use crate::tool::Tool;
+
+use directory::Layout;
+pub(crate) use orphans::start_ticks;
+
+/// A database user of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Role {
+    /// Its name.
+    pub name: String,
+    /// Its password.
+    pub password: Secret,
+}
+
+/// The system user that PostgreSQL and its tools run as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunAs {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// How this node's PostgreSQL is run.
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// This node: `application_name` and slot name on its upstream.
+    pub node: NodeId,
+    /// Where `postgres`, `initdb`, `pg_basebackup`, … are.
+    pub bin_dir: PathBuf,
+    /// PGDATA. Its parent directory must be writable too: clones are made and old data is kept
+    /// beside it, and so are `<name>.haclt` (pass file, sockets) and `<name>.half-made` (a mark).
+    pub data_dir: PathBuf,
+    /// The directory shared with the guard, on tmpfs where there is one.
+    pub permit_dir: PathBuf,
+    /// Logs of the guard and, in `postgresql`, of the server (seven files, one a weekday).
+    pub log_dir: PathBuf,
+    /// The guard's binary.
+    pub guard: PathBuf,
+    /// Addresses to listen on.
+    pub listen_addresses: Vec<String>,
+    /// Port to listen on.
+    pub port: u16,
+    /// Address at which this agent itself reaches the server, such as `127.0.0.1`.
+    pub probe_host: String,
+    /// The superuser that `initdb` makes and the agent uses.
+    pub superuser: Role,
+    /// The user that standbys, `pg_basebackup` and `pg_rewind` connect as: `haclt_replication`.
+    pub replication: Role,
+    /// Set when the agent runs as root: the server refuses to.
+    pub run_as: Option<RunAs>,
+    /// How long before its deadline a right ends for the guard.
+    pub margin: Duration,
+    /// How long the guard waits for a fast stop before an immediate one.
+    pub fast_stop: Duration,
+    /// How long the guard waits for an immediate stop before it kills.
+    pub immediate_stop: Duration,
+    /// Further settings of the server. Those that haclt manages itself are refused.
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of `pg_hba.conf` after our own; if empty, everybody may log in by SCRAM-SHA-256.
+    pub hba: Vec<String>,
+}
+
+/// Runs PostgreSQL as processes of this machine.
+#[derive(Debug)]
+pub struct ProcessDriver {
+    config: Arc<ProcessConfig>,
+    layout: Layout,
+    boot: BootId,
+    /// One change of the data directory at a time; held also by file work that cannot be stopped.
+    changing: Arc<AsyncMutex<()>>,
+    /// Held while a guard is being started.
+    starting: AsyncMutex<()>,
+    /// Since when the guard has been silent, as far as this process has seen.
+    silent_since: Mutex<Option<Instant>>,
+}
+
+/// The right to change the data directory. Clones are held by file work in other threads.
+type Changing = Arc<OwnedMutexGuard<()>>;
+
+impl ProcessDriver {
+    /// Checks the configuration and makes the directories that are ours.
+    ///
+    /// # Errors
+    /// [`ActionError::Cannot`] with everything that is wrong with the configuration.
+    pub fn new(config: ProcessConfig) -> Result<Self, ActionError> {
+        let attempt = Attempt::new("use the PostgreSQL configuration", Instant::now());
+        let faults = settings::faults(&config);
+        if !faults.is_empty() {
+            return Err(attempt.cannot(faults.join("; ")));
+        }
+        let layout = Layout::of(&config.data_dir).map_err(|why| attempt.cannot(why))?;
+        let boot = guard::boot_id().map_err(|why| attempt.cannot(why))?;
+        directory::make_own_directories(&config, &layout).map_err(|why| attempt.cannot(why))?;
+        Ok(Self {
+            config: Arc::new(config),
+            layout,
+            boot,
+            changing: Arc::new(AsyncMutex::new(())),
+            starting: AsyncMutex::new(()),
+            silent_since: Mutex::new(None),
+        })
+    }
+
+    /// Returns the configuration.
+    #[must_use]
+    pub fn config(&self) -> &ProcessConfig {
+        &self.config
+    }
+
+    fn tool(&self, name: &'static str) -> Tool<'_> {
+        Tool::new(name, &self.config.bin_dir, &self.layout.data_dir, self.config.run_as)
+    }
+
+    /// Waits for the right to change the data directory, and proves that nothing runs on it: not a
+    /// server, and not a tool that an earlier agent left behind.
+    async fn change(&self, attempt: &Attempt) -> Result<Changing, ActionError> {
+        let lock = Arc::clone(&self.changing).lock_owned();
+        let guard = timeout_at(attempt.deadline(), lock).await.map_err(|_| attempt.timed_out())?;
+        orphans::end_leftover_tools(&self.layout.data_dir, attempt).await?;
+        if let Some(pid) = self.servers().first() {
+            let why = format!("process {pid} still runs on {}", self.layout.data_dir.display());
+            return Err(attempt.refused(why));
+        }
+        Ok(Arc::new(guard))
+    }
+
+    /// Does file work that may wait for a disk, away from the threads that serve the lease.
+    async fn file_work<T: Send + 'static>(
+        &self,
+        changing: &Changing,
+        work: impl FnOnce(&ProcessConfig, &Layout) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let (config, layout) = (Arc::clone(&self.config), self.layout.clone());
+        let changing = Arc::clone(changing);
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work(&config, &layout);
+            drop(changing);
+            result
+        });
+        done.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+}
+
+impl PostgresDriver for ProcessDriver {
+    fn guard(&self) -> GuardSeen {
+        self.guard_seen()
+    }
+
+    async fn ensure_guard(&self, deadline: Instant) -> Result<(), ActionError> {
+        self.start_guard(&Attempt::new("start the guard", deadline)).await
+    }
+
+    fn read_permit(&self) -> Result<Option<Permit>, ActionError> {
+        guard::read_permit(&self.config.permit_dir, self.boot)
+    }
+
+    fn write_permit(&self, permit: &Permit) -> Result<(), ActionError> {
+        guard::write_permit(&self.config.permit_dir, permit)
+    }
+
+    async fn kill_orphans(&self, deadline: Instant) -> Result<(), ActionError> {
+        self.end_orphans(&Attempt::new("kill orphaned processes", deadline)).await
+    }
+
+    async fn inspect(&self, deadline: Instant) -> DataDir {
+        self.look(deadline).await
+    }
+
+    async fn probe(&self, deadline: Instant) -> Result<Probe, ProbeError> {
+        let ProcessConfig { probe_host, port, superuser, .. } = &*self.config;
+        crate::probe::read(probe_host, *port, superuser, deadline).await
+    }
+
+    async fn probe_write(&self, deadline: Instant) -> Result<(), ProbeError> {
+        let ProcessConfig { probe_host, port, superuser, .. } = &*self.config;
+        crate::probe::write(probe_host, *port, superuser, deadline).await
+    }
+
+    async fn initdb(&self, deadline: Instant) -> Result<ControlFile, ActionError> {
+        self.make_cluster(&Attempt::new("initialise a database cluster", deadline)).await
+    }
+
+    async fn clone_from(
+        &self,
+        upstream: &Upstream,
+        progress: &(dyn Fn(u64, Option<u64>) + Send + Sync),
+        deadline: Instant,
+    ) -> Result<(), ActionError> {
+        let attempt = Attempt::new(format!("clone from {}", upstream.node), deadline);
+        self.make_clone(upstream, progress, &attempt).await
+    }
+
+    async fn rewind(&self, upstream: &Upstream, deadline: Instant) -> Result<(), ActionError> {
+        let attempt = Attempt::new(format!("rewind to follow {}", upstream.node), deadline);
+        self.rewind_to(upstream, &attempt).await
+    }
+
+    async fn prepare_standby(
+        &self,
+        upstream: Option<&Upstream>,
+        deadline: Instant,
+    ) -> Result<(), ActionError> {
+        let attempt = Attempt::new("prepare the start as a standby", deadline);
+        let changing = self.change(&attempt).await?;
+        self.prepare(upstream, true, &changing, &attempt).await
+    }
+
+    async fn prepare_restart_in_place(&self, deadline: Instant) -> Result<(), ActionError> {
+        let attempt = Attempt::new("prepare the restart in place", deadline);
+        let changing = self.change(&attempt).await?;
+        self.prepare(None, false, &changing, &attempt).await
+    }
+
+    async fn follow(
+        &self,
+        upstream: Option<&Upstream>,
+        deadline: Instant,
+    ) -> Result<(), ActionError> {
+        let whom = upstream.map_or("nobody", |upstream| upstream.node.as_str());
+        self.point_at(upstream, &Attempt::new(format!("follow {whom}"), deadline)).await
+    }
+
+    async fn promote(&self, deadline: Instant) -> Result<WalPosition, ActionError> {
+        self.end_recovery(&Attempt::new("promote", deadline)).await
+    }
+
+    async fn checkpoint(&self, deadline: Instant) -> Result<(), ActionError> {
+        let attempt = Attempt::new("checkpoint", deadline);
+        let settings = [("statement_timeout", "0")];
+        self.execute("CHECKPOINT", &settings, &attempt, Effect::Unknown).await.map(drop)
+    }
+
+    async fn keep_slots(
+        &self,
+        peers: &[NodeId],
+        positions: &[(NodeId, Lsn)],
+        deadline: Instant,
+    ) -> Result<(), ActionError> {
+        let attempt = Attempt::new("keep replication slots", deadline);
+        self.mend_slots(peers, positions, &attempt).await
+    }
+
+    async fn end_of_wal(&self, deadline: Instant) -> Result<WalPosition, ActionError> {
+        let attempt = Attempt::new("find the end of WAL", deadline);
+        let _changing = self.change(&attempt).await?;
+        self.find_end_of_wal(&attempt).await
+    }
+
+    fn local_history(&self) -> Result<Vec<TimelineSwitch>, ActionError> {
+        let attempt = Attempt::new("read the timeline history", Instant::now());
+        directory::local_history(&self.layout).map_err(|why| attempt.refused(why))
+    }
+
+    async fn upstream_history(
+        &self,
+        upstream: &Upstream,
+        deadline: Instant,
+    ) -> Result<UpstreamHistory, ActionError> {
+        let attempt = Attempt::new(format!("read the history of {}", upstream.node), deadline);
+        self.ask_history(upstream, &attempt).await
+    }
+
+    fn move_aside(&self, why: &str) -> Result<PathBuf, ActionError> {
+        let attempt = Attempt::new("move the data directory aside", Instant::now());
+        if let Some(pid) = self.servers().first() {
+            return Err(attempt.refused(format!("process {pid} still runs on it")));
+        }
+        directory::move_aside(&self.layout, self.config.run_as, why)
+            .map_err(|why| attempt.refused(why))
+    }
+
+    fn free_bytes(&self) -> Result<u64, ActionError> {
+        let attempt = Attempt::new("read the free space", Instant::now());
+        directory::free_bytes(&self.layout).map_err(|why| attempt.refused(why))
+    }
+
+    fn margin(&self) -> Duration {
+        self.config.margin
+    }
+}

@@ -1,0 +1,6 @@
+//! The commands: each one request and one rendering.
+
+pub mod completions;
+pub mod explain;
+pub mod man;
+pub mod status;

@@ -1,0 +1,6 @@
+//! What people and programs get to see: pure functions from checked replies to text.
+
+pub mod json;
+pub mod prose;
+pub mod table;
+pub mod units;

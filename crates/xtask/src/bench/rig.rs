@@ -1,0 +1,282 @@
+//! A cluster on three hosts of its own, ready to be hurt.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::bench::stop;
+use crate::bench::supervisor::Supervisor;
+use crate::bench::world::{self, Place, World};
+use crate::bench::writer::{TABLE, Target};
+use crate::binaries::Programs;
+use crate::cluster::account::Account;
+use crate::cluster::process::Process;
+use crate::cluster::status::Status;
+use crate::cluster::{Cluster, Kind, Means, Roots, SUPERUSER, account, prepare};
+use crate::exec;
+use crate::failure::{Doing as _, Failure, Outcome};
+use crate::paths::Postgres;
+
+/// How long a cluster may take to become healthy.
+const HEALING: Duration = Duration::from_secs(90);
+
+/// A directory that is removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes a new one that every account may enter.
+    pub(crate) fn create(below: &Path, name: &str) -> Outcome<Self> {
+        let path = below.join(format!("{name}-{}", std::process::id()));
+        account::folder(&path, 0o755)?;
+        Ok(Self(path))
+    }
+
+    /// Returns its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// Everything a measurement needs. The order of the fields is the order of cleaning up: agents,
+/// then hosts with what is left in them, then files.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    supervisors: Vec<Option<Supervisor>>,
+    /// The hosts.
+    pub(crate) world: World,
+    /// The cluster.
+    pub(crate) cluster: Cluster,
+    /// PostgreSQL's programs.
+    pub(crate) postgres: Postgres,
+    /// The account PostgreSQL runs under.
+    pub(crate) account: Account,
+    programs: Programs,
+    password: Option<String>,
+    folder: Folder,
+    _permits: Folder,
+}
+
+impl Rig {
+    /// Makes hosts and files; starts nothing.
+    pub(crate) fn create(programs: Programs, below: &Path) -> Outcome<Self> {
+        let world = World::create(3)?;
+        let account = account::for_server()?.doing(|| "cannot measure: not root".to_owned())?;
+        let postgres = Postgres::find()?;
+        let folder = Folder::create(below, "haclt-bench")?;
+        if !account.can_enter(folder.path()) {
+            return Err(Failure::new(format!(
+                "cannot use {}: user {} cannot enter it",
+                folder.path().display(),
+                account.name
+            ))
+            .hint("Choose another directory with --dir."));
+        }
+        let memory = Path::new("/dev/shm");
+        let permits =
+            Folder::create(if memory.is_dir() { memory } else { below }, "haclt-permits")?;
+        let roots = Roots {
+            root: folder.path().to_path_buf(),
+            postgres: folder.path().to_path_buf(),
+            permits: permits.path().to_path_buf(),
+        };
+        let means = Means {
+            postgres: postgres.clone(),
+            guard: programs.guard.clone(),
+            run_as: Some(account.name.clone()),
+        };
+        let cluster = Cluster::on_hosts("bench", roots, world::address, means);
+        let supervisors = cluster.nodes.iter().map(|_| None).collect();
+        Ok(Self {
+            supervisors,
+            world,
+            cluster,
+            postgres,
+            account,
+            programs,
+            password: None,
+            folder,
+            _permits: permits,
+        })
+    }
+
+    /// Starts all agents and waits until the cluster is healthy; returns how long that took.
+    pub(crate) fn start(&mut self) -> Outcome<Duration> {
+        let began = Instant::now();
+        prepare::prepare(&self.cluster, Some(&self.account))?;
+        self.password = Some(prepare::read_secret(&self.cluster.secret("superuser"))?);
+        for index in 0..self.cluster.nodes.len() {
+            self.start_agent(index);
+        }
+        let status = self.wait_healthy()?;
+        let took = began.elapsed();
+        self.sql(primary_index(&self.cluster, &status)?, TABLE)?;
+        Ok(took)
+    }
+
+    /// Starts the agent of one node, as its host would at boot.
+    pub(crate) fn start_agent(&mut self, index: usize) {
+        let world = &self.world;
+        let prefix = |program: &Path| world.command(Place::Host(index), program);
+        let node = &self.cluster.nodes[index];
+        self.supervisors[index] = Some(Supervisor::start(prefix, &self.programs.agent, node));
+    }
+
+    /// Ends every process of a node at once, agent included, and keeps it that way.
+    pub(crate) fn kill_node(&mut self, index: usize) -> Outcome<()> {
+        if let Some(supervisor) = &self.supervisors[index] {
+            supervisor.let_go();
+        }
+        self.world.kill_all(Place::Host(index))?;
+        self.supervisors[index] = None;
+        Ok(())
+    }
+
+    /// Stops all agents in order: they stop what they started.
+    pub(crate) fn stop(&mut self) {
+        for supervisor in self.supervisors.iter_mut().flatten() {
+            supervisor.stop(Duration::from_secs(20));
+        }
+        self.supervisors.fill_with(|| None);
+    }
+
+    /// Returns a node's agent.
+    pub(crate) fn agent(&self, index: usize) -> Outcome<Process> {
+        let supervisor = self.supervisors[index].as_ref();
+        let agent = supervisor.and_then(Supervisor::agent);
+        agent.doing(|| format!("node {} has no agent running", self.cluster.nodes[index].name))
+    }
+
+    /// Returns how often a node's agent was started by its present supervisor.
+    pub(crate) fn starts(&self, index: usize) -> u32 {
+        self.supervisors[index].as_ref().map_or(0, Supervisor::starts)
+    }
+
+    /// Returns a node's postmaster.
+    pub(crate) fn postmaster(&self, index: usize) -> Outcome<Process> {
+        let node = &self.cluster.nodes[index];
+        let file = node.pgdata().join("postmaster.pid");
+        let text = fs::read_to_string(&file).doing(|| format!("could not read {}", file.display()));
+        let pid = text?.lines().next().and_then(|line| line.trim().parse().ok());
+        pid.and_then(Process::look)
+            .filter(|process| process.program == "postgres")
+            .doing(|| format!("node {} has no postmaster running", node.name))
+    }
+
+    /// Returns how to ask the cluster.
+    pub(crate) fn status(&self) -> Outcome<Status> {
+        let haclt = self.world.command(Place::Hub, &self.programs.haclt);
+        Status::ask(haclt, &self.cluster.endpoints())
+    }
+
+    /// Waits until the whole cluster is well.
+    pub(crate) fn wait_healthy(&self) -> Outcome<Status> {
+        let mut last = Err(Failure::new("nobody was asked"));
+        let waited = stop::until("the cluster became healthy", HEALING, || {
+            self.supervisors.iter().flatten().try_for_each(Supervisor::check)?;
+            last = self.status();
+            Ok(last.as_ref().is_ok_and(Status::is_healthy))
+        });
+        match (waited, last) {
+            (Ok(()), status) => status,
+            (Err(failure), Ok(status)) => {
+                Err(Failure::new(format!("{failure}; it says: {}", status.line())))
+            }
+            (Err(failure), Err(why)) => Err(Failure::new(format!("{failure}; {why}"))),
+        }
+    }
+
+    /// Returns the two servers, as the clients know them.
+    pub(crate) fn targets(&self) -> Outcome<Vec<Target>> {
+        let password = self.password.clone().doing(|| "the cluster was not started".to_owned())?;
+        let nodes = self.cluster.nodes.iter().enumerate();
+        Ok(nodes
+            .filter(|(_, node)| node.kind == Kind::Data)
+            .map(|(index, node)| Target {
+                node: index,
+                address: node.postgres,
+                password: password.clone(),
+            })
+            .collect())
+    }
+
+    /// Runs SQL on a node and returns the lines of its result, columns joined by `|`.
+    pub(crate) fn sql(&self, index: usize, statement: &str) -> Outcome<Vec<String>> {
+        let target = &self.targets()?[index];
+        sql(&self.world, &self.postgres, target, statement)
+    }
+
+    /// Returns which of the values from `from` to `to` are there, asking the node with this index.
+    pub(crate) fn present(&self, index: usize, from: i64, to: i64) -> Outcome<BTreeSet<i64>> {
+        let query = format!("select value from haclt_bench where value between {from} and {to}");
+        Ok(self.sql(index, &query)?.iter().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// Copies the agents' and the servers' logs where they outlive the rig.
+    pub(crate) fn keep_logs(&self, out: &Path) -> Outcome<()> {
+        let folder = out.join("logs");
+        account::folder(&folder, 0o755)?;
+        for node in &self.cluster.nodes {
+            // Whatever exists; a node that never started has none.
+            drop(fs::copy(node.log(), folder.join(format!("{}-agent.log", node.name))));
+            for (number, log) in logs_below(&node.home).into_iter().enumerate() {
+                let name = log.file_name().map_or_else(String::new, |n| n.to_string_lossy().into());
+                drop(fs::copy(&log, folder.join(format!("{}-{number}-{name}", node.name))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the directory with everything.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Returns which node is primary.
+pub(crate) fn primary_index(cluster: &Cluster, status: &Status) -> Outcome<usize> {
+    let name = status.primary().doing(|| format!("there is no primary: {}", status.line()))?;
+    let index = cluster.nodes.iter().position(|node| node.name == name);
+    index.doing(|| format!("there is no node {name}"))
+}
+
+/// Runs SQL with `psql`, from where the clients are.
+pub(crate) fn sql(
+    world: &World,
+    postgres: &Postgres,
+    target: &Target,
+    statement: &str,
+) -> Outcome<Vec<String>> {
+    let mut psql: Command = world.command(Place::Hub, &postgres.program("psql"));
+    psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", SUPERUSER, "-d", "postgres"])
+        .args(["-h", &target.address.ip().to_string()])
+        .args(["-p", &target.address.port().to_string(), "-c", statement])
+        .env("PGPASSWORD", &target.password)
+        .env("PGCONNECT_TIMEOUT", "5");
+    let text = exec::output(&mut psql, Duration::from_secs(15))?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// Finds files whose name ends in `.log`, three levels deep.
+fn logs_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut level = vec![folder.to_path_buf()];
+    for _ in 0..4 {
+        let entries = level.iter().filter_map(|folder| fs::read_dir(folder).ok());
+        let paths: Vec<PathBuf> = entries.flatten().flatten().map(|entry| entry.path()).collect();
+        let is_log = |path: &PathBuf| {
+            path.extension().is_some_and(|e| e == "log") && !path.ends_with("agent.log")
+        };
+        found.extend(paths.iter().filter(|path| is_log(path)).cloned());
+        level = paths.into_iter().filter(|path| path.is_dir()).collect();
+    }
+    found
+}

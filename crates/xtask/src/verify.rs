@@ -1,0 +1,177 @@
+//! The gate: everything that must pass, step by step, each with its time.
+
+mod counts;
+mod leftovers;
+
+use std::io::{BufRead as _, BufReader, IsTerminal as _};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::failure::{Doing as _, Failure, Outcome};
+use crate::{binaries, deps, exec, note, paths, tidy};
+use counts::Counts;
+
+/// How a step went.
+enum Done {
+    Passed,
+    /// Not run, and why.
+    Skipped(&'static str),
+}
+
+type Step = (&'static str, fn(&mut Counts) -> Outcome<Done>);
+
+const STEPS: [Step; 13] = [
+    ("format", |_| cargo(&["fmt", "--all", "--check"])),
+    ("tidy", |_| tidy::tidy().map(passed)),
+    ("deps", |_| deps::deps().map(passed)),
+    ("typos", |_| optional("typos", Command::new("typos").args(["--config", ".typos.toml"]))),
+    ("deny", |_| {
+        let arguments = ["deny", "--locked", "check", "--config", ".deny.toml"];
+        optional("cargo-deny", paths::cargo().args(arguments))
+    }),
+    ("machete", |_| optional("cargo-machete", paths::cargo().arg("machete"))),
+    ("lints", |_| {
+        let arguments = ["clippy", "--locked", "--workspace", "--all-targets", "--"];
+        exec::run(paths::cargo().args(arguments).args(["-D", "warnings"])).map(passed)
+    }),
+    ("build", |_| cargo(&["build", "--locked", "--workspace", "--all-targets"])),
+    ("guard", |_| binaries::guard().map(passed)),
+    ("tests", tests),
+    ("leftovers", |_| leftovers::none(&marker(), Duration::from_secs(5)).map(passed)),
+    ("doc tests", |counts| {
+        let mut command = paths::cargo();
+        command.args(["test", "--locked", "--workspace", "--doc"]);
+        counted(&mut command, counts)
+    }),
+    ("docs", |_| {
+        let mut command = paths::cargo();
+        command.args(["doc", "--locked", "--workspace", "--no-deps"]);
+        exec::run(command.env("RUSTDOCFLAGS", "-D warnings")).map(passed)
+    }),
+];
+
+/// Runs all steps; stops at the first that fails.
+pub(crate) fn verify() -> Outcome<()> {
+    let began = Instant::now();
+    let mut counts = Counts::default();
+    let mut skipped = Vec::new();
+    for (index, (name, step)) in STEPS.into_iter().enumerate() {
+        note!("==> {}/{} {name}", index + 1, STEPS.len());
+        let started = Instant::now();
+        let outcome = step(&mut counts);
+        let took = started.elapsed().as_secs_f64();
+        match outcome {
+            Ok(Done::Passed) => note!("    {name}: passed in {took:.1} s"),
+            Ok(Done::Skipped(why)) => {
+                note!("    {name}: SKIPPED, {why}");
+                skipped.push(name);
+            }
+            Err(failure) => {
+                note!("    {name}: FAILED after {took:.1} s");
+                report(&counts, &skipped, began);
+                return Err(failed(name, index, &failure));
+            }
+        }
+    }
+    report(&counts, &skipped, began);
+    Ok(())
+}
+
+/// Rewrites what a program can put right: format, and what clippy knows how to change.
+pub(crate) fn fix() -> Outcome<()> {
+    let arguments = ["clippy", "--fix", "--workspace", "--all-targets", "--allow-dirty"];
+    exec::run(paths::cargo().args(arguments).arg("--allow-staged"))?;
+    exec::run(paths::cargo().args(["fmt", "--all"]))?;
+    if exec::in_path("typos") {
+        let mut typos = Command::new("typos");
+        typos.args(["--config", ".typos.toml", "--write-changes"]);
+        exec::run(typos.current_dir(paths::workspace()))?;
+    }
+    Ok(())
+}
+
+fn failed(name: &str, index: usize, failure: &Failure) -> Failure {
+    let not_run: Vec<&str> = STEPS.iter().skip(index + 1).map(|(name, _)| *name).collect();
+    let said = Failure::new(format!("step `{name}` failed: {failure}"));
+    match failure.hint_text() {
+        Some(hint) => said.hint(hint),
+        None if not_run.is_empty() => said,
+        None => said.hint(format!("Not run any more: {}.", not_run.join(", "))),
+    }
+}
+
+fn report(counts: &Counts, skipped: &[&str], began: Instant) {
+    if !skipped.is_empty() {
+        note!("SKIPPED, as the programs are not installed: {}", skipped.join(", "));
+    }
+    note!("verify took {:.0} s", began.elapsed().as_secs_f64());
+    // The very last line, in a form that every reader of test logs knows.
+    crate::data!("{counts}");
+}
+
+fn passed<T>(_: T) -> Done {
+    Done::Passed
+}
+
+fn cargo(arguments: &[&str]) -> Outcome<Done> {
+    exec::run(paths::cargo().args(arguments)).map(passed)
+}
+
+/// Runs a program that may be absent.
+fn optional(program: &str, command: &mut Command) -> Outcome<Done> {
+    if !exec::in_path(program) {
+        return Ok(Done::Skipped("it is not installed"));
+    }
+    exec::run(command.current_dir(paths::workspace())).map(passed)
+}
+
+/// What the tests' processes, and all that these start, carry in their environment.
+fn marker() -> String {
+    format!("verify-{}", std::process::id())
+}
+
+fn tests(counts: &mut Counts) -> Outcome<Done> {
+    let mut command = paths::cargo();
+    if exec::in_path("cargo-nextest") {
+        command.args(["nextest", "run", "--locked", "--workspace"]);
+    } else {
+        note!("    cargo-nextest is not installed: no limit on time or parallel system tests");
+        command.args(["test", "--locked", "--workspace", "--lib", "--bins", "--tests"]);
+        command.args(["--no-fail-fast", "--", "--test-threads=2"]);
+    }
+    counted(command.env(leftovers::VARIABLE, marker()), counts)
+}
+
+/// Runs a test runner, shows what it says as it says it, and counts its tests.
+fn counted(command: &mut Command, counts: &mut Counts) -> Outcome<Done> {
+    let colour = if std::io::stderr().is_terminal() { "always" } else { "never" };
+    let shown = exec::shown(command);
+    let mut child = command
+        .env("CARGO_TERM_COLOR", colour)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .doing(|| format!("could not start `{shown}`"))?;
+    let stdout = child.stdout.take().map(|pipe| thread::spawn(move || relay(pipe)));
+    let stderr = child.stderr.take().map(|pipe| thread::spawn(move || relay(pipe)));
+    let status = child.wait().doing(|| format!("could not wait for `{shown}`"))?;
+    for relayed in [stdout, stderr].into_iter().flatten() {
+        counts.add(relayed.join().unwrap_or_default());
+    }
+    if status.success() {
+        return Ok(Done::Passed);
+    }
+    Err(Failure::new(format!("`{shown}` failed with {status}")))
+}
+
+fn relay(pipe: impl std::io::Read) -> Counts {
+    let mut counts = Counts::default();
+    for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        note!("{line}");
+        counts.add(Counts::of_line(&line));
+    }
+    counts
+}
