@@ -52,6 +52,8 @@ pub struct Agent<D> {
     pub wake: Notify,
     /// Wakes the lease keeper.
     pub renew_now: Notify,
+    /// Wakes the prober.
+    pub probe_now: Notify,
     /// Set once the agent was told to stop.
     pub leaving: AtomicBool,
     next_request: AtomicU64,
@@ -127,6 +129,7 @@ impl<D> Agent<D> {
             last_refusals: Mutex::new(BTreeMap::new()),
             wake: Notify::new(),
             renew_now: Notify::new(),
+            probe_now: Notify::new(),
             leaving: AtomicBool::new(false),
             next_request: AtomicU64::new(1),
         }

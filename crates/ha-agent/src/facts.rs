@@ -59,6 +59,8 @@ pub struct Server {
     pub run: u64,
     /// The latest answer in that run, and when it came.
     pub answer: Option<(Probe, Instant)>,
+    /// When a standby was last seen streaming.
+    pub streamed_at: Option<Instant>,
     /// How many tries in a row failed since, of those that count.
     pub misses: u32,
     /// Why the latest try failed.

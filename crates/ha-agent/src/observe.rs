@@ -257,8 +257,9 @@ fn standby(seen: &Seen<'_>, guard: &GuardStatus) -> Instance {
     let Some((_, since)) = followed.filter(|(upstream, _)| *upstream == holder) else {
         return Instance::Standby(Upstream::Wrong);
     };
-    let streaming = seen.facts.answer(guard.run).is_some_and(|probe| probe.streaming);
-    if streaming || seen.at.duration_since(since) < STUCK_AFTER {
+    let streamed = seen.facts.server.streamed_at.filter(|_| seen.facts.server.run == guard.run);
+    let alone_since = streamed.map_or(since, |streamed| streamed.max(since));
+    if seen.at.duration_since(alone_since) < STUCK_AFTER {
         return Instance::Standby(Upstream::Right);
     }
     let compared = match &seen.facts.compared {

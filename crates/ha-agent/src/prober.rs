@@ -7,7 +7,7 @@ use ha_core::NodeId;
 use ha_core::permit::RunState;
 use ha_postgres::driver::{GuardSeen, PostgresDriver, ProbeError};
 use ha_proto::v1::ReportReply;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use crate::agent::{Agent, Database, Sighting, lock};
@@ -28,13 +28,16 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
     loop {
         let began = Instant::now();
         let Some(run) = running(database) else {
-            sleep(STARTING_INTERVAL).await;
+            agent.probe_now.notified().await;
             continue;
         };
         probe(&agent, database, run, began + health.limit).await;
         let answered = database.facts().answer(run).is_some();
         let wait = if answered { health.interval } else { STARTING_INTERVAL };
-        sleep_until(began + wait).await;
+        tokio::select! {
+            () = agent.probe_now.notified() => {}
+            () = sleep_until(began + wait) => {}
+        }
     }
 }
 
@@ -117,6 +120,9 @@ fn answered<D: PostgresDriver>(
     }
     if !probe.in_recovery {
         facts.writable_run = Some(run);
+    }
+    if probe.streaming {
+        facts.server.streamed_at = Some(Instant::now());
     }
     facts.server.answer = Some((probe, Instant::now()));
     if proves_health {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ha_core::permit::{GuardStatus, RunState};
+use ha_core::permit::RunState;
 use ha_core::state::State;
 use ha_postgres::driver::{DataDir, GuardSeen, PostgresDriver};
 use tokio::time::Instant;
@@ -135,13 +135,10 @@ pub fn note_times<D: PostgresDriver>(
     };
     let gone = status.is_some_and(|status| status.state.is_gone());
     facts.stopped_since = since(facts.stopped_since, gone);
-    if let Some(status) = status.filter(|status| status.state == RunState::Running) {
-        starting(&mut facts, status, now);
-    }
-}
-
-fn starting(facts: &mut crate::facts::Facts, status: &GuardStatus, now: Instant) {
-    if facts.starting_since.is_none_or(|(run, _)| run != status.run) {
+    if let Some(status) = status.filter(|status| status.state == RunState::Running)
+        && facts.starting_since.is_none_or(|(run, _)| run != status.run)
+    {
         facts.starting_since = Some((status.run, now));
+        agent.probe_now.notify_one();
     }
 }

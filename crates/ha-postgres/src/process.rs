@@ -151,8 +151,7 @@ impl ProcessDriver {
         let lock = Arc::clone(&self.changing).lock_owned();
         let guard = timeout_at(attempt.deadline(), lock).await.map_err(|_| attempt.timed_out())?;
         orphans::end_leftover_tools(&self.layout.data_dir, attempt).await?;
-        if let Some(pid) = self.servers().first() {
-            let why = format!("process {pid} still runs on {}", self.layout.data_dir.display());
+        if let Some(why) = self.in_use() {
             return Err(attempt.refused(why));
         }
         Ok(Arc::new(guard))
@@ -296,8 +295,8 @@ impl PostgresDriver for ProcessDriver {
 
     fn move_aside(&self, why: &str) -> Result<PathBuf, ActionError> {
         let attempt = Attempt::new("move the data directory aside", Instant::now());
-        if let Some(pid) = self.servers().first() {
-            return Err(attempt.refused(format!("process {pid} still runs on it")));
+        if let Some(why) = self.in_use() {
+            return Err(attempt.refused(why));
         }
         directory::move_aside(&self.layout, self.config.run_as, why)
             .map_err(|why| attempt.refused(why))

@@ -247,6 +247,7 @@ impl Cluster {
             put(&pair("replication_password_file", &text(&self.secret("replication"))));
             put(&pair("guard", &text(&self.guard)));
             put(&pair("permit_dir", &text(&node.permits)));
+            put(&pair("log_dir", &text(&node.postgres_home.join("log"))));
             if let Some(account) = &self.run_as {
                 put(&pair("run_as", account));
             }

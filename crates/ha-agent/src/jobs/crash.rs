@@ -22,7 +22,7 @@ const REPORT_LIMIT: Duration = Duration::from_millis(400);
 /// How often, and how long, a standby is asked whether the rest has arrived: WAL may still be on its
 /// way when the primary dies.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
-const ARRIVAL_LIMIT: Duration = Duration::from_millis(150);
+const ARRIVAL_LIMIT: Duration = Duration::from_millis(50);
 /// How long writing the configuration of a restart may take.
 const PREPARE_LIMIT: Duration = Duration::from_secs(10);
 /// How long the guard may take to start it.

@@ -121,6 +121,15 @@ pub(super) async fn end_leftover_tools(
 }
 
 impl ProcessDriver {
+    /// Returns what still runs on the data directory, in words, if anything does.
+    pub(super) fn in_use(&self) -> Option<String> {
+        let pid = *self.servers().first()?;
+        let title = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let title = String::from_utf8_lossy(&title).replace('\0', " ");
+        let title: String = title.trim().chars().take(60).collect();
+        Some(format!("process {pid} ({title}) runs on {}", self.layout.data_dir.display()))
+    }
+
     /// Returns the processes of servers on the data directory.
     pub(super) fn servers(&self) -> Vec<i32> {
         let data_dir = &self.layout.data_dir;

@@ -342,6 +342,7 @@ impl RaftHandle {
         let begun = Instant::now();
         let Inner { raft, election_min, election_max, .. } = self.inner.as_ref();
         let mut metrics = raft.metrics();
+        raft.trigger().heartbeat().await.map_err(|e| self.transfer_stopped(&e))?;
         loop {
             let status = self.status();
             if let Some(why) = status.failure {
@@ -356,9 +357,10 @@ impl RaftHandle {
             if to == self.node() {
                 return Ok(());
             }
+            // An answer to what was sent after this call, or the node may have died since.
             let heard = status.acked_ago.get(to).copied().flatten();
             let matched = status.matched.get(to).copied().flatten();
-            if heard.is_some_and(|ago| ago < *election_min) && matched == status.last_log {
+            if heard.is_some_and(|ago| ago < begun.elapsed()) && matched == status.last_log {
                 break;
             }
             let changed = timeout_at(begun + *election_min, metrics.changed()).await;
@@ -371,7 +373,7 @@ impl RaftHandle {
         raft.trigger()
             .transfer_leader(VoterId(to.clone()))
             .await
-            .map_err(|e| TransferError::Stopped { why: self.why(&e) })?;
+            .map_err(|e| self.transfer_stopped(&e))?;
         let taken = leadership.wait_for(|now| now.leader.as_ref() == Some(to));
         match timeout(*election_max * 2, taken).await {
             Ok(Ok(_)) => Ok(()),
@@ -380,6 +382,10 @@ impl RaftHandle {
                 Err(TransferError::NotTaken { to: to.clone(), waited_ms })
             }
         }
+    }
+
+    fn transfer_stopped(&self, e: &Fatal<TypeConfig>) -> TransferError {
+        TransferError::Stopped { why: self.why(e) }
     }
 
     /// Stops Raft and closes the store, each within five seconds. May be called again.

@@ -145,8 +145,10 @@ impl Pair<'_> {
     }
 
     fn start(&self, host: usize) -> Outcome<()> {
+        // The one setting that matters here, as haclt sets it: otherwise a promotion that follows a
+        // lost connection at once may sleep for its default of 5 s (seen here).
         let options = format!(
-            "-c listen_addresses={} -c port=5432 -c unix_socket_directories=''",
+            "-c wal_retrieve_retry_interval=200ms -c listen_addresses={} -c port=5432 -c unix_socket_directories=''",
             Self::target(host).address.ip()
         );
         let mut start = self.tool(host, "pg_ctl");

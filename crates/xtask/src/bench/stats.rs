@@ -65,7 +65,8 @@ pub(crate) fn longest_gap(acks: &[Ack], from: Duration, to: Duration) -> Option<
 pub(crate) fn margin_ms(acks: &[Ack], old: usize) -> Option<f64> {
     let last_old = acks.iter().filter(|ack| ack.node == old).map(|ack| ack.at).max()?;
     let first_other = acks.iter().filter(|ack| ack.node != old).map(|ack| ack.at).min()?;
-    Some((first_other.as_secs_f64() - last_old.as_secs_f64()) * 1000.0)
+    let milliseconds = |from, to: Duration| to.saturating_sub(from).as_secs_f64() * 1000.0;
+    Some(milliseconds(last_old, first_other) - milliseconds(first_other, last_old))
 }
 
 /// Returns how many values that a client was told of are not there, by client.

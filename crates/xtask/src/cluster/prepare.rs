@@ -33,8 +33,9 @@ pub(crate) fn prepare(cluster: &Cluster, account: Option<&Account>) -> Outcome<(
             folder(&node.permits, 0o700)?;
             if is_new {
                 folder(node.postgres_home.parent().unwrap_or(&cluster.postgres_root), 0o755)?;
-                for place in [node.postgres_home.clone(), node.pgdata()] {
-                    folder(&place, 0o700)?;
+                // The socket's directory will be in the first: everybody may go through.
+                for (place, mode) in [(node.postgres_home.clone(), 0o755), (node.pgdata(), 0o700)] {
+                    folder(&place, mode)?;
                     if let Some(account) = account {
                         account.own(&place)?;
                     }
