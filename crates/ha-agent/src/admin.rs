@@ -253,9 +253,8 @@ impl Picture {
         let Some(holder) = self.state.lease.holder() else {
             return ("electing", "nobody holds the lease".to_owned());
         };
-        let serving = nodes
-            .iter()
-            .any(|n| n.name == holder.as_str() && n.rule == Rule::Serving.name());
+        let serving =
+            nodes.iter().any(|n| n.name == holder.as_str() && n.rule == Rule::Serving.name());
         if !serving {
             let rule = nodes
                 .iter()

@@ -174,11 +174,7 @@ impl<D> Agent<D> {
     ///
     /// # Errors
     /// [`SubmitError`]: says whether the command may have been carried out.
-    pub async fn submit(
-        &self,
-        command: Command,
-        limit: Duration,
-    ) -> Result<Outcome, SubmitError> {
+    pub async fn submit(&self, command: Command, limit: Duration) -> Result<Outcome, SubmitError> {
         let until = Instant::now() + limit;
         let mut last = "no Raft leader is known".to_owned();
         while Instant::now() < until {
@@ -200,9 +196,11 @@ impl<D> Agent<D> {
         let leader = self.raft.status().leader;
         match leader {
             None => Err(SubmitError::NotTaken("no Raft leader is known".to_owned())),
-            Some(leader) if leader == *self.node() => {
-                self.raft.propose(command.clone(), None, limit).await.map_err(submit_error)
-            }
+            Some(leader) if leader == *self.node() => self
+                .raft
+                .propose(command.clone(), None, limit)
+                .await
+                .map_err(|error| submit_error(&error)),
             Some(leader) => self.submit_to(&leader, command, limit).await,
         }
     }
@@ -250,7 +248,8 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Sorts a failed proposal by whether it may have been carried out.
-pub fn submit_error(error: ProposeError) -> SubmitError {
+#[must_use]
+pub fn submit_error(error: &ProposeError) -> SubmitError {
     match error.effect() {
         ha_raft::Effect::None => SubmitError::NotTaken(error.to_string()),
         ha_raft::Effect::Unknown => SubmitError::Unknown(error.to_string()),

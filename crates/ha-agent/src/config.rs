@@ -12,7 +12,15 @@ use reader::Reader;
 
 /// Every key of the file that has a section, for environment overrides.
 const SECTIONS: [&str; 10] = [
-    "listen", "peers", "postgres", "durability", "lease", "raft", "health", "crash", "log",
+    "listen",
+    "peers",
+    "postgres",
+    "durability",
+    "lease",
+    "raft",
+    "health",
+    "crash",
+    "log",
     "failover",
 ];
 
@@ -330,14 +338,13 @@ fn postgres(r: &mut Reader, data_dir: &Path, cluster: &str, node: &NodeId) -> Po
     }
     let listen_text = r.required("postgres.listen");
     let listen = check_address(r, "postgres.listen", &listen_text);
-    let advertise = match r.text("postgres.advertise") {
-        Some(text) => check_address(r, "postgres.advertise", &text),
-        None => {
-            if ["0.0.0.0", "::", "*"].contains(&listen.0.as_str()) {
-                r.fault("postgres.advertise is missing: postgres.listen is no address for others");
-            }
-            listen.clone()
+    let advertise = if let Some(text) = r.text("postgres.advertise") {
+        check_address(r, "postgres.advertise", &text)
+    } else {
+        if ["0.0.0.0", "::", "*"].contains(&listen.0.as_str()) {
+            r.fault("postgres.advertise is missing: postgres.listen is no address for others");
         }
+        listen.clone()
     };
     let rejoin = match r.text("postgres.rejoin").as_deref() {
         None | Some("auto") => Rejoin::Auto,

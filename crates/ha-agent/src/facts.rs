@@ -84,6 +84,7 @@ pub struct RunningJob {
 
 impl Facts {
     /// Returns whether a step that failed must still wait.
+    #[must_use]
     pub fn holds_back(&self, step: &'static str, now: Instant) -> bool {
         self.backoff.get(step).is_some_and(|(until, _)| now < *until)
     }
@@ -102,11 +103,13 @@ impl Facts {
     }
 
     /// Returns the rule in force and for how long.
+    #[must_use]
     pub fn rule(&self) -> Option<(Rule, Duration)> {
         self.decision.as_ref().map(|(decision, since)| (decision.rule, since.elapsed()))
     }
 
     /// Returns the latest answer of the server of that run, if any.
+    #[must_use]
     pub fn answer(&self, run: u64) -> Option<&Probe> {
         (self.server.run == run).then_some(())?;
         self.server.answer.as_ref().map(|(probe, _)| probe)

@@ -112,10 +112,8 @@ pub async fn join<D: PostgresDriver>(agent: &Agent<D>) -> Result<bool, Stranger>
         return Ok(false);
     }
     let mut members = BTreeMap::new();
-    let own = MemberInfo {
-        grpc: agent.config.advertise_grpc.clone(),
-        store_id: agent.raft.store_id(),
-    };
+    let own =
+        MemberInfo { grpc: agent.config.advertise_grpc.clone(), store_id: agent.raft.store_id() };
     members.insert(agent.node().clone(), own);
     for (node, reply) in &replies {
         let Ok(store_id) = u128::from_str_radix(&reply.store, 16) else {
@@ -154,8 +152,7 @@ pub async fn found<D: PostgresDriver>(agent: &Agent<D>, term: u64) {
         return;
     }
     let cluster_id = u128::from(clock::random()) << 64 | u128::from(clock::random());
-    let command =
-        Command::Found { cluster: agent.config.cluster.clone(), cluster_id, nodes };
+    let command = Command::Found { cluster: agent.config.cluster.clone(), cluster_id, nodes };
     if let Err(error) = agent.raft.propose(command, Some(term), PROPOSE_LIMIT).await {
         warn!(%error, "could not found the cluster");
     }

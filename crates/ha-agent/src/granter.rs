@@ -192,59 +192,45 @@ impl Duty {
         }
     }
 
-    async fn bootstrap<D: PostgresDriver>(
-        &mut self,
-        agent: &Agent<D>,
-        state: &State,
-        term: u64,
-    ) {
-        let command = if let Some(bootstrap) = &state.bootstrap {
+    async fn bootstrap<D: PostgresDriver>(&mut self, agent: &Agent<D>, state: &State, term: u64) {
+        if let Some(bootstrap) = &state.bootstrap {
             // Its holder does the work, or says that it failed. If its agent started anew, it goes on.
             self.tell(format!("{bootstrap:?}"), |_| {
                 info!(node = %bootstrap.node, attempt = bootstrap.attempt, "bootstrap is under way");
             });
             return;
-        } else {
-            match choose_bootstrap(state, &collect(agent).await) {
-                BootstrapChoice::Assign(to) => {
-                    Command::AssignBootstrap { to, attempt: state.bootstraps + 1 }
-                }
-                BootstrapChoice::WaitFor(nodes) => {
-                    self.tell(format!("bootstrap waits for {}", names(&nodes)), |text| {
-                        info!(reason = text, "cannot make the database yet");
-                    });
-                    return;
-                }
-                BootstrapChoice::Conflict(found) => {
-                    let list: Vec<String> =
-                        found.iter().map(|(node, id)| format!("{node} has {id}")).collect();
-                    self.tell(list.join(", "), |text| {
-                        warn!(
-                            found = text,
-                            "cannot choose a database: the nodes have different ones"
-                        );
-                    });
-                    return;
-                }
-                BootstrapChoice::Unusable(nodes) => {
-                    self.tell(names(&nodes), |text| {
-                        warn!(nodes = text, "cannot make the database: unusable data directories");
-                    });
-                    return;
-                }
+        }
+        let to = match choose_bootstrap(state, &collect(agent).await) {
+            BootstrapChoice::Assign(to) => to,
+            BootstrapChoice::WaitFor(nodes) => {
+                self.tell(format!("bootstrap waits for {}", names(&nodes)), |text| {
+                    info!(reason = text, "cannot make the database yet");
+                });
+                return;
+            }
+            BootstrapChoice::Conflict(found) => {
+                let list: Vec<String> =
+                    found.iter().map(|(node, id)| format!("{node} has {id}")).collect();
+                self.tell(list.join(", "), |text| {
+                    warn!(found = text, "cannot choose a database: the nodes have different ones");
+                });
+                return;
+            }
+            BootstrapChoice::Unusable(nodes) => {
+                self.tell(names(&nodes), |text| {
+                    warn!(nodes = text, "cannot make the database: unusable data directories");
+                });
+                return;
             }
         };
+        let command = Command::AssignBootstrap { to, attempt: state.bootstraps + 1 };
         if let Err(error) = agent.raft.propose(command, Some(term), PROPOSE_LIMIT).await {
             warn!(%error, "could not assign the bootstrap");
         }
     }
 
     /// Losing the primary's host must not cost a Raft election on top of the ttl.
-    async fn stay_away_from_primary<D: PostgresDriver>(
-        &mut self,
-        agent: &Agent<D>,
-        state: &State,
-    ) {
+    async fn stay_away_from_primary<D: PostgresDriver>(&mut self, agent: &Agent<D>, state: &State) {
         let now = Instant::now();
         if state.lease.holder() != Some(agent.node()) {
             self.beside_primary_since = None;
@@ -275,8 +261,7 @@ impl Duty {
 /// A witness first, then a standby; only one that answered just now.
 fn transfer_target<D>(agent: &Agent<D>, state: &State) -> Option<NodeId> {
     let sightings = lock(&agent.sightings);
-    let answers =
-        |node: &NodeId| sightings.get(node).is_some_and(|seen| seen.current().is_some());
+    let answers = |node: &NodeId| sightings.get(node).is_some_and(|seen| seen.current().is_some());
     let mut others: Vec<(&NodeId, NodeKind)> = state
         .nodes
         .iter()
@@ -293,9 +278,8 @@ pub async fn collect<D: PostgresDriver>(agent: &Agent<D>) -> BTreeMap<NodeId, Re
         let reply = if node == agent.node() {
             Some(report::fresh(agent).await)
         } else {
-            let silent = lock(&agent.sightings)
-                .get(node)
-                .is_some_and(|sighting| sighting.error.is_some());
+            let silent =
+                lock(&agent.sightings).get(node).is_some_and(|sighting| sighting.error.is_some());
             let limit = if silent { SILENT_LIMIT } else { REPORT_LIMIT };
             let request = report::request(agent, true);
             agent.peers.report(node, request, limit).await.ok()

@@ -10,8 +10,9 @@ use ha_proto::v1::admin_server::AdminServer;
 use ha_proto::v1::agent_server::AgentServer;
 use ha_raft::{OpenError, RaftHandle, RaftSettings};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tracing::{error, info};
@@ -35,6 +36,9 @@ use crate::service::AgentService;
 
 /// How often a node that belongs to no Raft group yet looks for one.
 const JOIN_INTERVAL: Duration = Duration::from_millis(300);
+
+/// How long open connections may take to end when the agent leaves.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why an agent could not be started, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -143,8 +147,8 @@ pub async fn run<D: PostgresDriver>(
     events::AgentStarted { node, cluster, grpc: &agent.config.listen_grpc }.emit();
 
     let mut tasks = JoinSet::new();
-    let server = serve(Arc::clone(&agent), listener);
-    let mut server = tokio::spawn(server);
+    let (close, closing) = oneshot::channel::<()>();
+    let mut server = tokio::spawn(serve(Arc::clone(&agent), listener, closing));
     tasks.spawn(control_loop::run(Arc::clone(&agent)));
     tasks.spawn(lease_keeper::run(Arc::clone(&agent)));
     tasks.spawn(granter::run(Arc::clone(&agent)));
@@ -171,8 +175,13 @@ pub async fn run<D: PostgresDriver>(
     }
     joining.abort();
     raft_failed.abort();
-    server.abort();
     tasks.shutdown().await;
+    // No message may find Raft stopped behind an open door.
+    drop(close);
+    if !server.is_finished() && timeout(CLOSE_LIMIT, &mut server).await.is_err() {
+        server.abort();
+    }
+    agent.raft.shutdown().await;
     info!("agent stopped");
     ended
 }
@@ -232,6 +241,7 @@ fn server_end(result: Result<Result<(), String>, tokio::task::JoinError>) -> Str
 async fn serve<D: PostgresDriver>(
     agent: Arc<Agent<D>>,
     listener: TcpListener,
+    closing: oneshot::Receiver<()>,
 ) -> Result<(), String> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AdminServer<AdminService<D>>>().await;
@@ -253,7 +263,10 @@ async fn serve<D: PostgresDriver>(
         .add_service(admin_service)
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming(TcpListenerStream::new(listener))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+            // Closed or told, both mean the end.
+            drop(closing.await);
+        })
         .await
         .map_err(|error| error.to_string())
 }
@@ -267,4 +280,3 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
-

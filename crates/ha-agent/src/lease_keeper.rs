@@ -127,10 +127,12 @@ async fn ask<D: PostgresDriver>(
     epoch: Epoch,
     id: u64,
 ) -> Result<(), Refusal> {
-    let flushed = database.facts().server.answer.as_ref().map(|(probe, _)| WalPosition {
-        timeline: probe.timeline,
-        lsn: probe.flushed,
-    });
+    let flushed = database
+        .facts()
+        .server
+        .answer
+        .as_ref()
+        .map(|(probe, _)| WalPosition { timeline: probe.timeline, lsn: probe.flushed });
     if node == agent.node() {
         return granter::renew(agent, agent.node(), epoch, flushed).await.map_err(|why| Refusal {
             hint: agent.raft.status().leader,
@@ -166,12 +168,7 @@ fn refusal(refused: &RenewRefused) -> Refusal {
 }
 
 /// A "yes" moves the permit's deadline, unless the epoch was given up meanwhile.
-fn confirmed<D: PostgresDriver>(
-    agent: &Agent<D>,
-    database: &Database<D>,
-    epoch: Epoch,
-    id: u64,
-) {
+fn confirmed<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, epoch: Epoch, id: u64) {
     let deadline = {
         let mut holder = lock(&agent.holder);
         let Some(holder) = holder.as_mut().filter(|holder| holder.epoch() == epoch) else { return };

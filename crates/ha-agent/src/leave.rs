@@ -55,7 +55,6 @@ pub async fn leave<D: PostgresDriver>(agent: &Arc<Agent<D>>) {
             }
         }
     }
-    agent.raft.shutdown().await;
 }
 
 async fn stop_database<D: PostgresDriver>(agent: &Arc<Agent<D>>, database: &Database<D>) {

@@ -84,8 +84,8 @@ fn start(config: Config, checked: Option<Checked>) -> Result<(), RunError> {
     let database = match checked {
         None => None,
         Some(Checked { process, major }) => {
-            let driver = ProcessDriver::new(process)
-                .map_err(|error| RunError::Server(error.to_string()))?;
+            let driver =
+                ProcessDriver::new(process).map_err(|error| RunError::Server(error.to_string()))?;
             Some((Arc::new(driver), major))
         }
     };
@@ -139,8 +139,8 @@ fn report_check(config: &Config, checked: Option<&Checked>) -> ExitCode {
 fn complain(what: &str, hint: &str) {
     let mut err = std::io::stderr().lock();
     // If standard error is closed there is nobody to tell.
-    let _: std::io::Result<()> = writeln!(err, "error: {what}");
+    drop(writeln!(err, "error: {what}"));
     if !hint.is_empty() {
-        let _: std::io::Result<()> = writeln!(err, "hint: {hint}");
+        drop(writeln!(err, "hint: {hint}"));
     }
 }

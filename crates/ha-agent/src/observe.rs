@@ -279,8 +279,7 @@ fn standby(seen: &Seen<'_>, guard: &GuardStatus) -> Instance {
 /// Returns the node's role and state as `haclt status` shows them.
 #[must_use]
 pub fn shown(instance: Instance, decision: Option<&Decision>) -> (&'static str, &'static str) {
-    let manual =
-        decision.is_some_and(|d| d.rule == ha_core::decide::Rule::DivergedManual);
+    let manual = decision.is_some_and(|d| d.rule == ha_core::decide::Rule::DivergedManual);
     match instance {
         Instance::Primary(_) => ("primary", "running"),
         Instance::Standby(Upstream::Right) => ("standby", "streaming"),

@@ -136,9 +136,7 @@ async fn bounded<T>(
 ) -> Result<T, PeerError> {
     match tokio::time::timeout(limit, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => {
-            Err(PeerError::Failed { node: node.clone(), why: one_line(&status) })
-        }
+        Ok(Err(status)) => Err(PeerError::Failed { node: node.clone(), why: one_line(&status) }),
         Err(_) => Err(PeerError::Silent { node: node.clone(), waited_ms: millis(limit) }),
     }
 }

@@ -206,9 +206,7 @@ fn note_sighting<D>(
     let mut sightings = lock(&agent.sightings);
     let known = sightings.get(node);
     let sighting = match reply {
-        Ok(report) => {
-            Sighting { asked, answered: Some((Instant::now(), report)), error: None }
-        }
+        Ok(report) => Sighting { asked, answered: Some((Instant::now(), report)), error: None },
         Err(error) => {
             let error = error.to_string();
             if known.is_none_or(|seen| seen.error.is_none()) {

@@ -30,7 +30,7 @@ pub fn note(dir: &Path, epoch: Epoch, from: TimelineId) -> io::Result<()> {
 /// Forgets it: the data directory is another one now.
 pub fn forget(dir: &Path) {
     // A note that stays behind names an epoch that is recorded, or is compared once more: harmless.
-    let _: io::Result<()> = fs::remove_file(dir.join(FILE));
+    drop(fs::remove_file(dir.join(FILE)));
 }
 
 /// Returns whether this node promoted itself to `timeline` under an epoch that the cluster does not

@@ -9,7 +9,6 @@ use ha_core::{Epoch, Incarnation, Lsn, NodeKind};
 use ha_postgres::driver::{DataDir, GuardSeen, PostgresDriver};
 use ha_proto::v1::{PostgresReport, ReportReply, ReportRequest};
 
-
 use crate::agent::{Agent, Database};
 use crate::clock;
 use crate::control_loop;
@@ -25,11 +24,7 @@ const ANSWER_INTERVALS: u32 = 4;
 
 /// Returns a request for a peer's report; `fresh` asks for a WAL position read just now.
 pub fn request<D>(agent: &Agent<D>, fresh: bool) -> ReportRequest {
-    ReportRequest {
-        cluster: agent.config.cluster.clone(),
-        from: agent.node().to_string(),
-        fresh,
-    }
+    ReportRequest { cluster: agent.config.cluster.clone(), from: agent.node().to_string(), fresh }
 }
 
 /// Reports with a database position read just now.
@@ -62,11 +57,7 @@ pub fn local<D: PostgresDriver>(agent: &Agent<D>) -> ReportReply {
     reply
 }
 
-fn describe<D: PostgresDriver>(
-    agent: &Agent<D>,
-    database: &Database<D>,
-    reply: &mut ReportReply,
-) {
+fn describe<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, reply: &mut ReportReply) {
     let guard = database.driver.guard();
     let view = control_loop::view(agent, database, &guard);
     let now = clock::now();
@@ -96,12 +87,12 @@ fn describe<D: PostgresDriver>(
     };
     match facts.data_dir.as_ref().map(|(_, found)| found) {
         None => {}
-        Some(DataDir::Missing) => postgres.data_dir = "missing".to_owned(),
-        Some(DataDir::Unreadable(_)) => postgres.data_dir = "unreadable".to_owned(),
-        Some(DataDir::Empty) => postgres.data_dir = "empty".to_owned(),
-        Some(DataDir::HalfMade(_)) => postgres.data_dir = "half_made".to_owned(),
+        Some(DataDir::Missing) => "missing".clone_into(&mut postgres.data_dir),
+        Some(DataDir::Unreadable(_)) => "unreadable".clone_into(&mut postgres.data_dir),
+        Some(DataDir::Empty) => "empty".clone_into(&mut postgres.data_dir),
+        Some(DataDir::HalfMade(_)) => "half_made".clone_into(&mut postgres.data_dir),
         Some(DataDir::Present(control)) => {
-            postgres.data_dir = "present".to_owned();
+            "present".clone_into(&mut postgres.data_dir);
             postgres.system_identifier = control.system_identifier;
             postgres.major = control.major;
             postgres.flushed = Some(control.checkpoint.into());
@@ -118,9 +109,8 @@ fn describe<D: PostgresDriver>(
         "present".clone_into(&mut postgres.data_dir);
         postgres.system_identifier = probe.system_identifier;
         postgres.major = probe.version_num / 10_000;
-        postgres.flushed = Some(
-            ha_core::WalPosition { timeline: probe.timeline, lsn: probe.flushed }.into(),
-        );
+        postgres.flushed =
+            Some(ha_core::WalPosition { timeline: probe.timeline, lsn: probe.flushed }.into());
         postgres.replayed = probe.replayed.0;
         postgres.streaming = probe.streaming;
         postgres.upstream_end = probe.upstream_end.0;
@@ -131,11 +121,7 @@ fn describe<D: PostgresDriver>(
 }
 
 /// Why this node must not be promoted now.
-fn unfit<D>(
-    agent: &Agent<D>,
-    facts: &crate::facts::Facts,
-    guard: &GuardSeen,
-) -> Option<String> {
+fn unfit<D>(agent: &Agent<D>, facts: &crate::facts::Facts, guard: &GuardSeen) -> Option<String> {
     let policy = &agent.config.policy.health;
     if agent.is_leaving() {
         return Some("its agent is stopping".to_owned());
@@ -175,4 +161,3 @@ pub fn to_core(reply: &ReportReply) -> Report {
         }),
     }
 }
-

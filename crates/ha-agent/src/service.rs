@@ -32,7 +32,6 @@ pub struct AgentService<D>(pub Arc<Agent<D>>);
 ///
 /// # Errors
 /// `FailedPrecondition`.
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 pub fn check_cluster<D>(agent: &Agent<D>, cluster: &str) -> Result<(), Status> {
     let ours = &agent.config.cluster;
     if cluster == ours {
@@ -44,7 +43,6 @@ pub fn check_cluster<D>(agent: &Agent<D>, cluster: &str) -> Result<(), Status> {
     )))
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn known_node<D>(agent: &Agent<D>, name: &str) -> Result<NodeId, Status> {
     let node: NodeId = name
         .parse()
@@ -128,11 +126,7 @@ impl<D: PostgresDriver> AgentRpc for AgentService<D> {
         let (agent, request) = (&self.0, request.into_inner());
         check_cluster(agent, &request.cluster)?;
         // An election needs a position read after the lease ended, not the latest one known.
-        let reply = if request.fresh {
-            report::fresh(agent).await
-        } else {
-            report::local(agent)
-        };
+        let reply = if request.fresh { report::fresh(agent).await } else { report::local(agent) };
         Ok(Response::new(reply))
     }
 

@@ -119,11 +119,7 @@ fn is_foreign(state: &State, found: &DataDir) -> bool {
 }
 
 /// Notes since when things are as they are.
-pub fn note_times<D: PostgresDriver>(
-    agent: &Agent<D>,
-    database: &Database<D>,
-    guard: &GuardSeen,
-) {
+pub fn note_times<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, guard: &GuardSeen) {
     let now = Instant::now();
     let vacant = agent.state().lease.grant().is_none();
     let mut facts = database.facts();

@@ -130,7 +130,9 @@ impl Winner {
     pub fn evidence(&self) -> String {
         let Self { node, flushed, lost_bytes, .. } = self;
         match lost_bytes {
-            Some(bytes) => format!("{node} has {flushed}, {bytes} bytes short of the last known WAL"),
+            Some(bytes) => {
+                format!("{node} has {flushed}, {bytes} bytes short of the last known WAL")
+            }
             None => format!("{node} has {flushed}"),
         }
     }
@@ -304,9 +306,9 @@ pub fn choose_bootstrap(state: &State, reports: &BTreeMap<NodeId, Report>) -> Bo
         (0, _) => {}
         (1, Some(_)) => {
             // Several copies of one database: the one with most WAL is the cluster's.
-            let best = found.keys().max_by_key(|node| {
-                (database(node).map(|d| d.flushed), Reverse((*node).clone()))
-            });
+            let best = found
+                .keys()
+                .max_by_key(|node| (database(node).map(|d| d.flushed), Reverse((*node).clone())));
             if let Some(best) = best {
                 return BootstrapChoice::Assign(best.clone());
             }

@@ -200,10 +200,10 @@ mod tests {
                     next += 1;
                     prop_assert!(holder.sending(next, at_ms(now)));
                     sent.insert(next, now);
-                } else if let Some(id) = next.checked_sub(pick).filter(|id| *id > 0) {
-                    if holder.confirmed(id) {
-                        newest = newest.max(Some(sent[&id]));
-                    }
+                } else if let Some(id) = next.checked_sub(pick).filter(|id| *id > 0)
+                    && holder.confirmed(id)
+                {
+                    newest = newest.max(Some(sent[&id]));
                 }
                 let right = newest.map_or(0, |s| (s + 2970).saturating_sub(now));
                 prop_assert_eq!(holder.left(at_ms(now)), Duration::from_millis(right));

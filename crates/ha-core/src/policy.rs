@@ -191,10 +191,7 @@ impl Policy {
         );
         demand(
             (1..=200).contains(&self.drift.per_mille),
-            format!(
-                "lease.drift_per_mille {} must be between 1 and 200",
-                self.drift.per_mille
-            ),
+            format!("lease.drift_per_mille {} must be between 1 and 200", self.drift.per_mille),
         );
         demand(
             self.health.failures >= 2,

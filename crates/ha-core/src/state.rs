@@ -314,8 +314,7 @@ impl State {
     }
 
     fn describe(&mut self, node: &NodeId, is: &Node) -> Result<(), Refused> {
-        let known =
-            self.nodes.get_mut(node).ok_or_else(|| Refused::UnknownNode(node.clone()))?;
+        let known = self.nodes.get_mut(node).ok_or_else(|| Refused::UnknownNode(node.clone()))?;
         if known.kind != is.kind {
             return Err(Refused::KindChanged(node.clone()));
         }

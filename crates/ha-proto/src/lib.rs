@@ -1,8 +1,12 @@
 //! The gRPC contract of haclt, generated from `proto/`, and its conversions to core types.
 
 /// Package `ha.v1`: generated code.
-#[expect(missing_docs, reason = "the documentation stands in the .proto files")]
-#[expect(clippy::pedantic, reason = "generated code")]
+#[expect(
+    missing_docs,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code; its documentation stands in the .proto files"
+)]
 pub mod v1 {
     tonic::include_proto!("ha.v1");
 }
@@ -21,9 +25,6 @@ impl From<ha_core::WalPosition> for v1::WalPosition {
 
 impl From<v1::WalPosition> for ha_core::WalPosition {
     fn from(position: v1::WalPosition) -> Self {
-        Self {
-            timeline: ha_core::TimelineId(position.timeline),
-            lsn: ha_core::Lsn(position.lsn),
-        }
+        Self { timeline: ha_core::TimelineId(position.timeline), lsn: ha_core::Lsn(position.lsn) }
     }
 }

@@ -130,14 +130,21 @@ fn explain_node(
         } else {
             "It has not decided anything yet."
         };
-        return NodeExplanation { node: name, why: why.to_owned(), ..NodeExplanation::default() };
+        let rule = if node.kind == "witness" { "voting" } else { "undecided" };
+        return NodeExplanation {
+            node: name,
+            rule: rule.to_owned(),
+            why: why.to_owned(),
+            waiting_for: String::new(),
+        };
     };
     let lasts = reports
         .iter()
         .find(|(id, _)| id.as_str() == node.name)
         .and_then(|(_, report)| report.as_ref())
         .map_or(0, |report| report.rule_for_ms);
-    let mut why = format!("{} (for {:.1} s)", rule.why(), Duration::from_millis(lasts).as_secs_f64());
+    let mut why =
+        format!("{} (for {:.1} s)", rule.why(), Duration::from_millis(lasts).as_secs_f64());
     for trouble in &node.troubles {
         why = format!("{why} Trouble: {trouble}.");
     }

@@ -27,7 +27,10 @@ const CHECKPOINT_LIMIT: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 /// [`JobError`]; the server may have been promoted all the same, and runs under its permit only.
-pub async fn promote<D: PostgresDriver>(agent: Arc<Agent<D>>, epoch: Epoch) -> Result<(), JobError> {
+pub async fn promote<D: PostgresDriver>(
+    agent: Arc<Agent<D>>,
+    epoch: Epoch,
+) -> Result<(), JobError> {
     let began = Instant::now();
     let database = database(&agent)?;
     let run = guard(database)?.run;

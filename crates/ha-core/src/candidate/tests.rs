@@ -45,8 +45,7 @@ fn report(database: Database) -> Report {
 
 fn run(reports: &[(&str, Report)], last_known: Option<(u32, u64)>) -> Election {
     let reports = reports.iter().map(|(name, report)| (id(name), report.clone())).collect();
-    let known = last_known
-        .map(|(t, lsn)| WalPosition { timeline: TimelineId(t), lsn: Lsn(lsn) });
+    let known = last_known.map(|(t, lsn)| WalPosition { timeline: TimelineId(t), lsn: Lsn(lsn) });
     elect(&registered(), &reports, known, &Policy::default())
 }
 
@@ -120,7 +119,8 @@ fn the_bound_on_loss_is_exact_and_the_loss_is_reported() {
 
 #[test]
 fn the_database_is_made_only_when_every_data_node_was_heard() {
-    let none = || Database { system_identifier: None, empty: true, standby: false, ..standby(0, 0) };
+    let none =
+        || Database { system_identifier: None, empty: true, standby: false, ..standby(0, 0) };
     let broken = || Database { empty: false, ..none() };
     let has = |system, lsn| Database { system_identifier: Some(system), ..standby(1, lsn) };
     let choose = |list: &[(&str, Database)]| {
@@ -149,8 +149,8 @@ fn any_database() -> impl Strategy<Value = Database> {
         any::<bool>(),
         -2_i32..2,
     )
-        .prop_map(|(system, standby_now, (t, lsn), upstream_end, fit, promotable, priority)| {
-            Database {
+        .prop_map(
+            |(system, standby_now, (t, lsn), upstream_end, fit, promotable, priority)| Database {
                 system_identifier: system,
                 standby: standby_now,
                 upstream_end: Lsn(upstream_end),
@@ -158,8 +158,8 @@ fn any_database() -> impl Strategy<Value = Database> {
                 promotable,
                 priority,
                 ..standby(t, lsn)
-            }
-        })
+            },
+        )
 }
 
 proptest! {

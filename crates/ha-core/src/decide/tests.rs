@@ -47,8 +47,7 @@ fn all_instances() -> Vec<Instance> {
     let upstreams = [Upstream::Right, Upstream::Wrong, Upstream::Stuck, Upstream::Diverged];
     all.extend(upstreams.map(I::Standby));
     all.extend([Health::Fine, Health::SickReplaceable, Health::SickAlone].map(I::Primary));
-    let jobs =
-        [Job::Promote, Job::Initdb, Job::Clone, Job::Rewind, Job::Prepare, Job::HandOver];
+    let jobs = [Job::Promote, Job::Initdb, Job::Clone, Job::Rewind, Job::Prepare, Job::HandOver];
     all.extend(jobs.map(I::Working));
     all
 }

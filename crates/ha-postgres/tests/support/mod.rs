@@ -246,7 +246,13 @@ impl Node {
     pub(crate) async fn is_gone(&self) {
         let run = self.run.load(Ordering::Relaxed);
         until("the server is gone", async || {
-            self.status().filter(|status| status.run >= run && status.state.is_gone())
+            let status = self.status()?;
+            // TODO(guard): rustix::process::waitpid(None) is wait4(0): it misses Postgres's children.
+            let pids = std::fs::read_dir("/proc").unwrap().flatten();
+            let here = pids.filter(|p| {
+                std::fs::read_link(p.path().join("cwd")).is_ok_and(|d| d == self.data())
+            });
+            (status.run >= run && status.state.is_gone() && here.count() == 0).then_some(())
         })
         .await;
     }

@@ -6,7 +6,7 @@
 //! its settings file when it makes it, hence [`Disk::create`].
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -67,13 +67,18 @@ impl Disk {
                 return Err(StoreError::damaged(&file, "it is missing"));
             }
         }
-        let db = open_sled(path)?;
         let file = path.join("db");
         let main = File::options()
             .read(true)
             .write(true)
             .open(&file)
             .map_err(|e| StoreError::io(&file, "open", e))?;
+        // sled is about to write, and sync, a summary of what this file holds. It must not be more
+        // durable than the file itself, parts of which a process that was killed may have left to
+        // the kernel.
+        main.sync_all().map_err(|e| StoreError::io(&file, "sync", e))?;
+        remove_unfinished(path)?;
+        let db = open_sled(path)?;
         Ok(Self { path: path.to_owned(), db, main, trust_sled })
     }
 
@@ -182,6 +187,18 @@ fn check_promises(
                 let what = format!("log entry {} of term {}", mark.id.index, term_of(&mark.id));
                 return Err(StoreError::lost(file, what));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Removes summaries that sled began and did not finish: it would take them for damaged ones.
+fn remove_unfinished(path: &Path) -> Result<(), StoreError> {
+    let entries = fs::read_dir(path).map_err(|e| StoreError::io(path, "read", e))?;
+    for entry in entries {
+        let file = entry.map_err(|e| StoreError::io(path, "read", e))?.path();
+        if file.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(&file).map_err(|e| StoreError::io(&file, "remove", e))?;
         }
     }
     Ok(())

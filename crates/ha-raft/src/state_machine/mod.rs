@@ -159,7 +159,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 /// Saves a snapshot on a thread that may block.
 async fn save(snapshots: &Arc<Snapshots>, content: Content, text: String) -> io::Result<()> {
     let snapshots = Arc::clone(snapshots);
-    tokio::task::spawn_blocking(move || snapshots.save(content, text))
+    tokio::task::spawn_blocking(move || snapshots.put(content, text))
         .await
         .map_err(io::Error::other)?
         .map_err(io::Error::other)

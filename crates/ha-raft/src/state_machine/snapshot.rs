@@ -126,7 +126,13 @@ impl Snapshots {
     ///
     /// # Errors
     /// [`StoreError::Io`]; the snapshot before stays the current one.
-    pub fn save(&self, content: Content, text: String) -> Result<(), StoreError> {
+    pub fn save(&self, content: Content) -> Result<(), StoreError> {
+        let text = encode(&content);
+        self.put(content, text)
+    }
+
+    /// As [`Snapshots::save`], with the content's text.
+    pub(super) fn put(&self, content: Content, text: String) -> Result<(), StoreError> {
         // Held to the end: building one and receiving another must not mix.
         let mut current = self.lock();
         let before = current.as_ref().and_then(|(content, _)| content.last_log_id);
