@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ha_core::decide::Decision;
 use ha_core::permit::{Order, StopMode};
@@ -119,7 +118,7 @@ fn start<D, F>(
     let owner = Arc::clone(agent);
     let task = tokio::spawn(async move {
         let result = work.await;
-        finish(&owner, step, result, now.elapsed());
+        finish(&owner, step, now, result);
     });
     let abort = task.abort_handle();
     facts.job = Some(RunningJob { job, step, since: now, abort, progress: String::new() });
@@ -128,11 +127,16 @@ fn start<D, F>(
 fn finish<D: PostgresDriver>(
     agent: &Agent<D>,
     step: &'static str,
+    began: Instant,
     result: Result<(), JobError>,
-    took: Duration,
 ) {
     let Some(database) = &agent.database else { return };
+    let took = began.elapsed();
     let mut facts = database.facts();
+    // A job that was cancelled as it ended must not clear the place of the one that came after.
+    if facts.job.as_ref().is_none_or(|job| job.step != step || job.since != began) {
+        return;
+    }
     facts.job = None;
     match result {
         Ok(()) => {

@@ -7,7 +7,7 @@ use ha_core::view::{Instance, Upstream};
 use ha_core::{Lsn, NodeId, NodeKind};
 use ha_postgres::driver::PostgresDriver;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::agent::{Agent, lock};
 use crate::control_loop;
@@ -25,7 +25,17 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
     loop {
         tick.tick().await;
         founding::describe(&agent).await;
+        mend_permit(&agent);
         keep_slots(&agent).await;
+    }
+}
+
+fn mend_permit<D: PostgresDriver>(agent: &Agent<D>) {
+    let Some(database) = &agent.database else { return };
+    match database.permits.mend() {
+        Ok(false) => {}
+        Ok(true) => warn!("the permit was damaged or gone, it was written again"),
+        Err(error) => warn!(%error, "could not write the permit"),
     }
 }
 

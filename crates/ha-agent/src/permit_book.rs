@@ -39,6 +39,26 @@ impl<D: PostgresDriver> PermitBook<D> {
         *self.lock()
     }
 
+    /// Writes the permit again if the file is not what was last written: damaged, or gone.
+    ///
+    /// Returns whether it was.
+    ///
+    /// # Errors
+    /// If it could not be written.
+    pub fn mend(&self) -> Result<bool, ActionError> {
+        let permit = self.lock();
+        let intact = match self.driver.read_permit() {
+            Ok(found) => found == Some(*permit),
+            Err(_) => false,
+        };
+        // Nothing was ever written: an order to stay down needs no file.
+        if intact || (permit.run == 0 && !permit.order.lets_run()) {
+            return Ok(false);
+        }
+        self.driver.write_permit(&permit)?;
+        Ok(true)
+    }
+
     /// Moves the deadline of a primary permit. Returns whether there was one of that epoch.
     ///
     /// # Errors

@@ -116,6 +116,9 @@ fn describe<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, reply: 
         postgres.upstream_end = probe.upstream_end.0;
         postgres.attached = probe.attached.iter().map(|(name, _)| name.clone()).collect();
     }
+    if reply.state == "streaming" && !postgres.streaming {
+        "catching_up".clone_into(&mut reply.state);
+    }
     postgres.unfit = unfit(agent, &facts, &guard).unwrap_or_default();
     reply.postgres = Some(postgres);
 }

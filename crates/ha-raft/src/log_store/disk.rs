@@ -5,6 +5,7 @@
 //! sled and then syncs sled's main file through a descriptor of our own. sled also does not sync
 //! its settings file when it makes it, hence [`Disk::create`].
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
@@ -168,12 +169,15 @@ fn check_promises(
     slots: &VecDeque<Slot>,
 ) -> Result<(), StoreError> {
     let promise = witness.promise();
-    if let Some(promised) = &promise.vote {
-        if vote.is_none_or(|vote| !(vote >= promised)) {
-            let found = vote.map_or_else(|| "none".to_owned(), ToString::to_string);
-            let what = format!("the vote {promised}; it has {found}");
-            return Err(StoreError::lost(file, what));
-        }
+    // Votes of one term for two nodes do not compare: neither of them keeps the other's promise.
+    let keeps =
+        |vote: &Vote, promised: &Vote| vote.partial_cmp(promised).is_some_and(Ordering::is_ge);
+    if let Some(promised) = &promise.vote
+        && !vote.is_some_and(|vote| keeps(vote, promised))
+    {
+        let found = vote.map_or_else(|| "none".to_owned(), ToString::to_string);
+        let what = format!("the vote {promised}; it has {found}");
+        return Err(StoreError::lost(file, what));
     }
     if purged < promise.purged {
         return Err(StoreError::lost(file, "up to where the log was purged"));

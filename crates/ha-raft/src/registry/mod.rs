@@ -375,13 +375,11 @@ impl RaftHandle {
             .await
             .map_err(|e| self.transfer_stopped(&e))?;
         let taken = leadership.wait_for(|now| now.leader.as_ref() == Some(to));
-        match timeout(*election_max * 2, taken).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => {
-                let waited_ms = millis(begun.elapsed());
-                Err(TransferError::NotTaken { to: to.clone(), waited_ms })
-            }
+        if let Ok(Ok(_)) = timeout(*election_max * 2, taken).await {
+            return Ok(());
         }
+        let waited_ms = millis(begun.elapsed());
+        Err(TransferError::NotTaken { to: to.clone(), waited_ms })
     }
 
     fn transfer_stopped(&self, e: &Fatal<TypeConfig>) -> TransferError {
@@ -434,7 +432,7 @@ fn config(settings: &RaftSettings) -> Result<Config, OpenError> {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(2000),
         max_in_snapshot_log_to_keep: 500,
         purge_batch_size: 256,
-        max_payload_entries: MESSAGE_ENTRIES_MAX,
+        max_payload_entries: MESSAGE_ENTRIES_MAX as u64,
         // Ours are kilobytes, but their receiver syncs a file and a directory.
         install_snapshot_timeout: 2000,
         backoff: "50ms 100ms ...500ms".to_owned(),

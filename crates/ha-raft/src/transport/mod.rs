@@ -25,10 +25,10 @@ pub use server::RaftService;
 /// Version of the payloads: JSON of openraft 0.10.
 const FORMAT: u32 = 1;
 /// The most entries in one message.
-pub const MESSAGE_ENTRIES_MAX: u64 = 64;
+pub const MESSAGE_ENTRIES_MAX: usize = 64;
 /// The longest message in bytes: as many entries as fit into one, each as long as allowed, twice
 /// for what JSON and the envelope add.
-pub const MESSAGE_BYTES_MAX: usize = 2 * (MESSAGE_ENTRIES_MAX as usize) * ENTRY_BYTES_MAX;
+pub const MESSAGE_BYTES_MAX: usize = 2 * MESSAGE_ENTRIES_MAX * ENTRY_BYTES_MAX;
 
 /// A snapshot on its way to a follower.
 #[derive(Debug, Serialize, Deserialize)]

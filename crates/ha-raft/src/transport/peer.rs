@@ -36,14 +36,14 @@ pub struct Peers {
     cluster: String,
     me: NodeId,
     addresses: BTreeMap<NodeId, String>,
-    peers: Mutex<BTreeMap<(NodeId, String), Arc<Peer>>>,
+    open: Mutex<BTreeMap<(NodeId, String), Arc<Peer>>>,
 }
 
 impl Peers {
     /// Returns no connections yet. `addresses` come before those of the membership.
     #[must_use]
     pub fn new(cluster: String, me: NodeId, addresses: BTreeMap<NodeId, String>) -> Self {
-        Self { cluster, me, addresses, peers: Mutex::default() }
+        Self { cluster, me, addresses, open: Mutex::default() }
     }
 
     /// Returns this node.
@@ -60,8 +60,8 @@ impl Peers {
     pub(super) fn get(&self, to: &VoterId, member: &Member) -> Arc<Peer> {
         let address = self.addresses.get(&to.0).unwrap_or(&member.grpc).clone();
         let key = (to.0.clone(), address.clone());
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(peers.entry(key).or_insert_with(|| Arc::new(Peer::new(address))))
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(open.entry(key).or_insert_with(|| Arc::new(Peer::new(address))))
     }
 }
 

@@ -8,7 +8,7 @@ use ha_core::state::Command;
 use ha_raft::{MemberInfo, RaftHandle, RaftSettings};
 use tokio::task::JoinSet;
 
-use crate::{child, number};
+use crate::{child, journal, number};
 
 pub(crate) fn settings(dir: &Path) -> RaftSettings {
     RaftSettings {
@@ -44,6 +44,10 @@ fn on_disk(dir: &Path) -> u64 {
 /// The child: many commands through a group of one.
 pub(crate) async fn measure(dir: &Path) {
     let (bare, _) = resident();
+    let store = journal::open(&dir.with_extension("store"), false).await.unwrap();
+    let (stored, _) = resident();
+    store.close().await;
+    drop(store);
     let raft = RaftHandle::open(settings(dir)).await.unwrap();
     let (opened, _) = resident();
     let member = MemberInfo { grpc: "127.0.0.1:1".to_owned(), store_id: raft.store_id() };
@@ -79,10 +83,11 @@ pub(crate) async fn measure(dir: &Path) {
     let disk = on_disk(dir);
     eprintln!(
         "figure: {commands} commands in {took:?}, {store:?}; on disk {} kB, at most {} kB; \
-         resident {} kB bare, {} kB opened, {} kB before, {} kB after, {} kB at most; reopened in {reopened:?}",
+         resident {} kB bare, {} kB with a store, {} kB opened, {} kB before, {} kB after, {} kB at most; reopened in {reopened:?}",
         disk >> 10,
         largest >> 10,
         bare >> 10,
+        stored >> 10,
         opened >> 10,
         before >> 10,
         after >> 10,
