@@ -13,7 +13,7 @@ help: ## Show this
 	echo "make bench    measure failovers and the idle cost; options in ARGS, such as ARGS='--runs 2'"
 	echo "make guard    build the static guard into target/guard/ha-guard"
 	echo
-	echo "Ports of 'make up': HACLT_GRPC_PORT=7401 HACLT_HTTP_PORT=8401 HACLT_POSTGRES_PORT=54321,"
+	echo "Ports of 'make up': HACLT_GRPC_PORT=7401 HACLT_HTTP_PORT=8401 HACLT_POSTGRES_PORT=15432,"
 	echo "each the first of a row. HACLT_PG_BIN: PostgreSQL's programs, if not the newest installed."
 
 deps:

@@ -1,1 +1,24 @@
-//! Placeholder.
+//! The harness of the system tests: a real cluster on loopback, faults, a writer that remembers
+//! what was acknowledged, and the checks that every test ends with.
+#![expect(clippy::missing_panics_doc, reason = "a harness fails a test by panicking")]
+#![expect(clippy::must_use_candidate, reason = "tests call for the effect as often as the value")]
+
+mod address;
+pub mod cluster;
+pub mod config;
+pub mod logs;
+pub mod mount;
+pub mod node;
+pub mod processes;
+pub mod programs;
+pub mod scenario;
+pub mod status;
+pub mod wait;
+pub mod writer;
+
+pub use cluster::Cluster;
+pub use config::Config;
+pub use node::Node;
+pub use scenario::{Plan, scenario};
+pub use wait::{eventually, within};
+pub use writer::Writer;

@@ -1,8 +1,10 @@
 //! Carries a step out. It makes no choice: what to do was decided.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use ha_core::decide::Decision;
 use ha_core::permit::{Order, StopMode};
 use ha_core::step::Step;
@@ -117,7 +119,9 @@ fn start<D, F>(
     let work = work(Arc::clone(agent));
     let owner = Arc::clone(agent);
     let task = tokio::spawn(async move {
-        let result = work.await;
+        let result = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+            Err(JobError::NotNow("the job panicked, see the log above".to_owned()))
+        });
         finish(&owner, step, now, result);
     });
     let abort = task.abort_handle();

@@ -54,6 +54,8 @@ pub struct Agent<D> {
     pub renew_now: Notify,
     /// Wakes the prober.
     pub probe_now: Notify,
+    /// When the control loop last ran, `CLOCK_BOOTTIME` nanoseconds.
+    pub looped_at: AtomicU64,
     /// Set once the agent was told to stop.
     pub leaving: AtomicBool,
     next_request: AtomicU64,
@@ -130,6 +132,7 @@ impl<D> Agent<D> {
             wake: Notify::new(),
             renew_now: Notify::new(),
             probe_now: Notify::new(),
+            looped_at: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             next_request: AtomicU64::new(1),
         }
@@ -169,23 +172,29 @@ impl<D> Agent<D> {
         Some(Upstream { node: node.clone(), host, port: port.parse().ok()? })
     }
 
-    /// Hands a command to whoever leads, within `limit`. Not bound to a term: for commands that are
-    /// compare-and-swap by themselves.
+    /// Hands a command to whoever leads, within `limit`. Not bound to a term, and tried again when an
+    /// answer is lost: for commands that are compare-and-swap by themselves. A second try may be refused
+    /// because the first one was carried out.
     ///
     /// # Errors
     /// [`SubmitError`]: says whether the command may have been carried out.
     pub async fn submit(&self, command: Command, limit: Duration) -> Result<Outcome, SubmitError> {
         let until = Instant::now() + limit;
         let mut last = "no Raft leader is known".to_owned();
+        let mut maybe_done = false;
         while Instant::now() < until {
             let left = until.saturating_duration_since(Instant::now());
             match self.submit_once(&command, left).await {
+                Ok(outcome) => return Ok(outcome),
                 Err(SubmitError::NotTaken(why)) => last = why,
-                other => return other,
+                Err(SubmitError::Unknown(why)) => {
+                    maybe_done = true;
+                    last = why;
+                }
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Err(SubmitError::NotTaken(last))
+        Err(if maybe_done { SubmitError::Unknown(last) } else { SubmitError::NotTaken(last) })
     }
 
     async fn submit_once(

@@ -1,6 +1,7 @@
 //! Observe, decide, act: one data node's loop. It coordinates and nothing else.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ha_core::decide::{Decision, decide};
@@ -36,6 +37,7 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
             Ok(()) = guard_changed.changed() => {}
             _ = tick.tick() => {}
         }
+        agent.looped_at.store(clock::now().boottime.0, Ordering::Relaxed);
         once(&agent, database).await;
     }
 }
@@ -46,6 +48,7 @@ async fn once<D: PostgresDriver>(agent: &Arc<Agent<D>>, database: &Database<D>) 
     tend::look_at_disk(agent, database, &guard);
     tend::note_times(agent, database, &guard);
     let view = view(agent, database, &guard);
+    tend::give_up_if_blind(agent, database, &view);
     let decision = decide(&view);
     note(agent, database, &view, &decision);
     act::act(agent, database, &view, &decision);

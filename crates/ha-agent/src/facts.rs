@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ha_core::decide::{Decision, Rule};
 use ha_core::view::{Crash, Job, Relation};
-use ha_core::{Epoch, NodeId};
+use ha_core::{Epoch, Lsn, NodeId, WalPosition};
 use ha_postgres::driver::{DataDir, Probe, ProbeError};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -36,6 +36,8 @@ pub struct Facts {
     pub stopped_since: Option<Instant>,
     /// Since when nobody holds the lease.
     pub vacant_since: Option<Instant>,
+    /// Since when the holder of the lease has seen nothing of its database.
+    pub blind_since: Option<Instant>,
     /// Since when a primary has been starting in place.
     pub starting_since: Option<(u64, Instant)>,
     /// Promotions that failed under this epoch.
@@ -59,6 +61,8 @@ pub struct Server {
     pub run: u64,
     /// The latest answer in that run, and when it came.
     pub answer: Option<(Probe, Instant)>,
+    /// The furthest end of its primary's WAL that a standby heard of, and on which timeline.
+    pub upstream_end: Option<WalPosition>,
     /// When a standby was last seen streaming.
     pub streamed_at: Option<Instant>,
     /// How many tries in a row failed since, of those that count.
@@ -80,6 +84,17 @@ pub struct RunningJob {
     pub abort: AbortHandle,
     /// Progress for people.
     pub progress: String,
+}
+
+impl Server {
+    /// Takes in the primary's end of WAL as a standby hears it. It is forgotten by PostgreSQL the moment
+    /// the stream ends, which is when an election wants it.
+    pub fn hear(&mut self, probe: &Probe) {
+        let heard = WalPosition { timeline: probe.timeline, lsn: probe.upstream_end };
+        if probe.in_recovery && heard.lsn != Lsn::ZERO {
+            self.upstream_end = self.upstream_end.max(Some(heard));
+        }
+    }
 }
 
 impl Facts {

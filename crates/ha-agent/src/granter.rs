@@ -60,14 +60,15 @@ pub async fn renew<D: PostgresDriver>(
     epoch: Epoch,
     flushed: Option<WalPosition>,
 ) -> Result<(), RenewError> {
-    let noted = observe(agent, &agent.state())?;
+    let (noted, _) = observe(agent)?;
     let confirmed = agent.raft.confirm_leadership(CONFIRM_LIMIT).await?;
-    // In one step, without an await: the state and the clock are read anew.
-    let state = agent.state();
-    let held = state.lease.holder() == Some(holder);
+    // In one step, without an await: state and clock are read anew, and *under the lock*. A state read
+    // before it could be older than what another task has observed meanwhile, and would bring a vacated
+    // epoch's record back to life.
     let mut granter = lock(&agent.granter);
+    let state = agent.state();
     granter.observe(leading(agent), &state.lease, clock::now());
-    if !held {
+    if state.lease.holder() != Some(holder) {
         return Err(RenewRefused::NotHeld.into());
     }
     granter.confirm(noted, confirmed.term, epoch, &state.lease, clock::now())?;
@@ -83,11 +84,12 @@ fn leading<D>(agent: &Agent<D>) -> Option<u64> {
     status.is_leader.then_some(status.term)
 }
 
-fn observe<D>(agent: &Agent<D>, state: &State) -> Result<u64, RenewRefused> {
-    let term = leading(agent);
+/// Brings the granter up to date; returns the term this node leads and the state that was seen.
+fn observe<D>(agent: &Agent<D>) -> Result<(u64, State), RenewRefused> {
     let mut granter = lock(&agent.granter);
-    granter.observe(term, &state.lease, clock::now());
-    granter.arrived()
+    let state = agent.state();
+    granter.observe(leading(agent), &state.lease, clock::now());
+    Ok((granter.arrived()?, state))
 }
 
 /// Does the leader's duties, while this node leads, until the agent ends.
@@ -117,8 +119,7 @@ struct Duty {
 
 impl Duty {
     async fn once<D: PostgresDriver>(&mut self, agent: &Agent<D>) {
-        let state = agent.state();
-        let Ok(term) = observe(agent, &state) else {
+        let Ok((term, state)) = observe(agent) else {
             *self = Self { transfer_after: self.transfer_after, ..Self::default() };
             return;
         };
@@ -157,8 +158,7 @@ impl Duty {
     async fn elect<D: PostgresDriver>(&mut self, agent: &Agent<D>, state: &State, term: u64) {
         let began = Instant::now();
         let reports = collect(agent).await;
-        let known = lock(&agent.last_known).map(|(_, position)| position);
-        let election = elect(state, &reports, known, &agent.config.policy);
+        let election = elect(state, &reports, known_end(agent, state), &agent.config.policy);
         let Some(winner) = election.winner else {
             let refusals: Vec<String> =
                 election.refusals.iter().map(|(node, why)| format!("{node}: {why}")).collect();
@@ -256,6 +256,12 @@ impl Duty {
             self.told = Some(text);
         }
     }
+}
+
+/// The primary's end of WAL as its renewals told this node, if they are of the grant that wrote last.
+pub fn known_end<D>(agent: &Agent<D>, state: &State) -> Option<WalPosition> {
+    let wrote = state.latest_promotion().map_or(Epoch::NONE, |promotion| promotion.epoch);
+    lock(&agent.last_known).filter(|(epoch, _)| *epoch >= wrote).map(|(_, position)| position)
 }
 
 /// A witness first, then a standby; only one that answered just now.

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ha_core::view::{Instance, Upstream};
-use ha_core::{Lsn, NodeId, NodeKind};
-use ha_postgres::driver::PostgresDriver;
+use ha_core::view::{Health, Instance, LeaseView, Upstream};
+use ha_core::{Lsn, NodeId, NodeKind, WalPosition};
+use ha_postgres::driver::{GuardSeen, PostgresDriver};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 use crate::agent::{Agent, lock};
 use crate::control_loop;
 use crate::founding;
+use crate::jobs;
 
 /// How often.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -26,13 +27,54 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
         tick.tick().await;
         founding::describe(&agent).await;
         mend_permit(&agent);
+        record_promotion(&agent).await;
         keep_slots(&agent).await;
     }
 }
 
+/// A promotion that was not recorded, or not followed by its checkpoint, because the job that saw it was
+/// cut short: done again here.
+async fn record_promotion<D: PostgresDriver>(agent: &Agent<D>) {
+    let Some(database) = &agent.database else { return };
+    let GuardSeen::Alive(status) = database.driver.guard() else { return };
+    let view = control_loop::view(agent, database, &GuardSeen::Alive(status.clone()));
+    let serving = matches!(view.instance, Instance::Primary(Health::Fine));
+    if view.lease != LeaseView::Ours || !serving {
+        return;
+    }
+    let state = agent.state();
+    let recorded = state.history.iter().any(|promotion| promotion.epoch == view.epoch);
+    let Some((timeline, checked)) = database
+        .facts()
+        .answer(status.run)
+        .filter(|probe| !probe.in_recovery)
+        .map(|probe| (probe.timeline, probe.checkpoint_on_timeline))
+    else {
+        return;
+    };
+    let promoted_here = state.latest_promotion().is_none_or(|last| timeline > last.begin.timeline);
+    // The job does it first; this comes in only where it could not.
+    let job_had_time =
+        database.facts().rule().is_some_and(|(_, lasts)| lasts > Duration::from_secs(10));
+    if !job_had_time || (recorded || !promoted_here) && checked {
+        return;
+    }
+    let driver = Arc::clone(&database.driver);
+    let history = tokio::task::spawn_blocking(move || driver.local_history()).await;
+    let Ok(Ok(history)) = history else { return };
+    let Some(end) = history.iter().filter(|s| s.timeline < timeline).map(|s| s.end).max() else {
+        return;
+    };
+    jobs::record_promotion(agent, view.epoch, WalPosition { timeline, lsn: end }).await;
+}
+
 fn mend_permit<D: PostgresDriver>(agent: &Agent<D>) {
     let Some(database) = &agent.database else { return };
-    match database.permits.mend() {
+    let guard_run = match database.driver.guard() {
+        GuardSeen::Alive(status) => status.run,
+        GuardSeen::Absent | GuardSeen::Silent { .. } => 0,
+    };
+    match database.permits.mend(guard_run) {
         Ok(false) => {}
         Ok(true) => warn!("the permit was damaged or gone, it was written again"),
         Err(error) => warn!(%error, "could not write the permit"),

@@ -6,7 +6,7 @@ mod serve;
 
 pub use crash::{assess_crash, restart_in_place};
 pub use rejoin::{bootstrap, clone, compare, follow, rewind, start_standby};
-pub use serve::{promote, release};
+pub use serve::{promote, record_promotion, release};
 
 use std::time::Duration;
 

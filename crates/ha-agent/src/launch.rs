@@ -138,7 +138,7 @@ pub async fn run<D: PostgresDriver>(
     .await?;
     let major = database.as_ref().map(|(_, major)| *major);
     let database = database.map(|(driver, _)| Database {
-        permits: PermitBook::load(Arc::clone(&driver), boot),
+        permits: PermitBook::load(Arc::clone(&driver), boot, raft.is_initialized()),
         driver,
         facts: std::sync::Mutex::new(Facts::default()),
     });
@@ -164,7 +164,8 @@ pub async fn run<D: PostgresDriver>(
         why = &mut raft_failed => Err(RunError::RaftStopped(why.unwrap_or_else(|e| e.to_string()))),
         result = &mut joining => match result {
             Ok(Err(stranger)) => Err(stranger.into()),
-            Ok(Ok(())) | Err(_) => Ok(()),
+            Ok(Ok(())) => Ok(()),
+            Err(panic) => Err(RunError::Server(panic.to_string())),
         },
         result = &mut server => Err(RunError::Server(server_end(result))),
         panicked = first_panic(&mut tasks) => Err(RunError::Server(panicked)),

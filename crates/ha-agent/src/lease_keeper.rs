@@ -1,10 +1,11 @@
 //! The holder's renewals, and who may renew at all.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ha_core::holder::Holder;
-use ha_core::{Epoch, NodeId, WalPosition};
+use ha_core::{BootNanos, Epoch, NodeId, WalPosition};
 use ha_postgres::driver::PostgresDriver;
 use ha_proto::v1::{RenewRefused, RenewRequest, renew_refused, renew_reply};
 use tokio::sync::Semaphore;
@@ -35,6 +36,13 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
             _ = tick.tick() => {}
         }
         let Some(epoch) = lock(&agent.holder).as_ref().map(Holder::epoch) else { continue };
+        // A lease is renewed for a node that looks after its database (rules 12 and 88). If its loop
+        // hangs, the right ends, and the guard knows when.
+        let looped = BootNanos(agent.looped_at.load(Ordering::Relaxed));
+        if clock::now().boottime.since(looped) > agent.config.policy.ttl {
+            warn!(%epoch, "the control loop hangs, the lease is not renewed");
+            continue;
+        }
         let Ok(slot) = Arc::clone(&permits).try_acquire_owned() else {
             debug!(%epoch, "renewals pile up");
             continue;
@@ -194,6 +202,10 @@ fn superseded<D: PostgresDriver>(
     epoch: Epoch,
     current: Epoch,
 ) {
+    // A late answer to an earlier grant says nothing of the present one.
+    if lock(&agent.holder).as_ref().map(Holder::epoch) != Some(epoch) {
+        return;
+    }
     warn!(%epoch, %current, "lease is lost: a later epoch was granted");
     if let Err(error) = burn(agent, database, epoch) {
         warn!(%epoch, %error, "could not withdraw permit, the guard will at its deadline");

@@ -84,7 +84,7 @@ async fn stop_database<D: PostgresDriver>(agent: &Arc<Agent<D>>, database: &Data
         }
     }
     agent.leaving.store(true, Ordering::Relaxed);
-    // Burns the epoch: from here on this node renews it no more, and the guard keeps the last deadline.
+    // From here on this node renews its lease no more; the guard holds the stop to the last deadline.
     if let Some(epoch) = epoch
         && let Some(holder) = lock(&agent.holder).as_mut().filter(|h| h.epoch() <= epoch)
     {

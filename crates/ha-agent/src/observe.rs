@@ -9,7 +9,7 @@ use ha_core::view::{
     Crash, Grace, Health, Instance, Job, LeaseView, Relation, Starting, Stopped, Upstream, View,
 };
 use ha_core::{BootNanos, ClockReading, Epoch, Incarnation, NodeId};
-use ha_postgres::driver::{DataDir, GuardSeen, HalfMade};
+use ha_postgres::driver::{ControlFile, ControlState, DataDir, GuardSeen, HalfMade};
 use tokio::time::Instant;
 
 use crate::facts::Facts;
@@ -120,7 +120,7 @@ fn instance(seen: &Seen<'_>, lease: LeaseView) -> Instance {
     match guard.state {
         RunState::Stopping | RunState::Killing => Instance::Stopping,
         RunState::Running if !seen.permit.order.lets_run() => Instance::Stopping,
-        RunState::Running => running(seen, guard, job),
+        RunState::Running => running(seen, guard, job, lease),
         RunState::Idle | RunState::Exited | RunState::KilledAtDeadline | RunState::Refused => {
             match job {
                 Some(job) => Instance::Working(job),
@@ -158,8 +158,8 @@ fn on_disk(seen: &Seen<'_>, guard: &GuardStatus, lease: LeaseView) -> Instance {
         {
             Instance::Broken
         }
-        DataDir::Present(_) => Instance::Stopped(Stopped {
-            crash: crash(seen, guard, lease),
+        DataDir::Present(control) => Instance::Stopped(Stopped {
+            crash: crash(seen, guard, lease, control),
             relation,
             grace: grace(seen),
         }),
@@ -174,22 +174,30 @@ fn relation(seen: &Seen<'_>) -> Relation {
     }
 }
 
-/// It crashed under our lease if its run ended by itself while the permit said primary.
-fn crash(seen: &Seen<'_>, guard: &GuardStatus, lease: LeaseView) -> Crash {
+/// It crashed under our lease if its run ended by itself while the permit said primary, and the control
+/// file proves that it *was* one: a standby that died before its promotion must never be recovered in
+/// place, since it would write on under the old timeline.
+fn crash(seen: &Seen<'_>, guard: &GuardStatus, lease: LeaseView, control: &ControlFile) -> Crash {
     let permitted = match seen.permit.order {
         Order::Primary { epoch, .. } => epoch,
         Order::Down { .. } | Order::Standby => Epoch::NONE,
     };
     let ours = seen.state.lease.grant().map(|grant| grant.epoch);
     let ended = matches!(guard.state, RunState::Exited | RunState::Refused);
-    let wrote = seen.facts.writable_run.is_some() || guard.primary_epoch == permitted;
-    if lease != LeaseView::Ours || !ended || !wrote || ours != Some(permitted) {
+    if lease != LeaseView::Ours || !ended || !was_primary(control) || ours != Some(permitted) {
         return Crash::None;
     }
     match seen.facts.crash {
         Some((run, crash)) if run == guard.run => crash,
         _ => Crash::Unassessed,
     }
+}
+
+/// Returns whether a stopped data directory was last run as a primary.
+#[must_use]
+pub fn was_primary(control: &ControlFile) -> bool {
+    let state = matches!(control.state, ControlState::InProduction | ControlState::ShutDown);
+    state && !control.standby_signal
 }
 
 fn grace(seen: &Seen<'_>) -> Grace {
@@ -204,7 +212,7 @@ fn grace(seen: &Seen<'_>) -> Grace {
     }
 }
 
-fn running(seen: &Seen<'_>, guard: &GuardStatus, job: Option<Job>) -> Instance {
+fn running(seen: &Seen<'_>, guard: &GuardStatus, job: Option<Job>, lease: LeaseView) -> Instance {
     let answer = seen.facts.answer(guard.run);
     let may_write = guard.primary_epoch != Epoch::NONE
         || matches!(seen.permit.order, Order::Primary { .. })
@@ -215,6 +223,10 @@ fn running(seen: &Seen<'_>, guard: &GuardStatus, job: Option<Job>) -> Instance {
     match (answer, may_write) {
         (Some(probe), _) if !probe.in_recovery => Instance::Primary(health(seen)),
         (Some(_), true) if seen.facts.writable_run == Some(guard.run) => {
+            Instance::Primary(health(seen))
+        }
+        // Permitted to write, and maybe promoted since it answered: without the lease that is a primary.
+        (Some(_), true) if !matches!(lease, LeaseView::Ours | LeaseView::Unknown) => {
             Instance::Primary(health(seen))
         }
         (Some(_), _) => standby(seen, guard),
@@ -255,7 +267,13 @@ fn standby(seen: &Seen<'_>, guard: &GuardStatus) -> Instance {
     };
     let holder = seen.state.lease.holder();
     let Some((_, since)) = followed.filter(|(upstream, _)| *upstream == holder) else {
-        return Instance::Standby(Upstream::Wrong);
+        // Another upstream is followed only after the histories were compared (rule 58).
+        return Instance::Standby(match relation(seen) {
+            Relation::Ancestor => Upstream::Wrong,
+            Relation::Uncompared => Upstream::Stuck,
+            Relation::Diverged | Relation::CloneOnly => Upstream::Diverged,
+            Relation::Manual => Upstream::Right,
+        });
     };
     let streamed = seen.facts.server.streamed_at.filter(|_| seen.facts.server.run == guard.run);
     let alone_since = streamed.map_or(since, |streamed| streamed.max(since));

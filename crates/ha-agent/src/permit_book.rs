@@ -20,7 +20,10 @@ impl<D: PostgresDriver> PermitBook<D> {
     /// A missing permit, or one of another boot, permits nothing. So does a damaged one: the guard holds
     /// a running database to the last permit it could read, and this agent renews nothing that it did
     /// not find.
-    pub fn load(driver: Arc<D>, boot: BootId) -> Self {
+    ///
+    /// `member` says whether this node's Raft store belongs to a group. If it does not, whatever is found
+    /// is of another life: this store never was granted anything.
+    pub fn load(driver: Arc<D>, boot: BootId, member: bool) -> Self {
         let nothing = Permit {
             boot,
             run: 0,
@@ -31,6 +34,7 @@ impl<D: PostgresDriver> PermitBook<D> {
             warn!(%error, "permit is unusable, starting without one");
             None
         });
+        let found = found.filter(|_| member);
         Self { driver, permit: Mutex::new(found.unwrap_or(nothing)) }
     }
 
@@ -41,12 +45,17 @@ impl<D: PostgresDriver> PermitBook<D> {
 
     /// Writes the permit again if the file is not what was last written: damaged, or gone.
     ///
-    /// Returns whether it was.
+    /// `guard_run` is the run that the guard is at; a permit that knows less of runs than the guard was
+    /// lost while no agent ran: it then orders that run down. Returns whether it was written.
     ///
     /// # Errors
     /// If it could not be written.
-    pub fn mend(&self) -> Result<bool, ActionError> {
-        let permit = self.lock();
+    pub fn mend(&self, guard_run: u64) -> Result<bool, ActionError> {
+        let mut permit = self.lock();
+        if guard_run > permit.run {
+            self.write(&mut permit, |old| Permit { run: guard_run, ..old })?;
+            return Ok(true);
+        }
         let intact = match self.driver.read_permit() {
             Ok(found) => found == Some(*permit),
             Err(_) => false,
@@ -127,14 +136,21 @@ impl<D: PostgresDriver> PermitBook<D> {
         Ok(run)
     }
 
-    /// Orders the database down. A primary permit's epoch is burnt with it.
+    /// Orders the database down.
+    ///
+    /// An immediate stop burns the epoch of a primary permit, so that the guard kills at once. A fast one
+    /// does not yet: the guard lets the server write its shutdown checkpoint and send it, for as long
+    /// as the old deadline allows. The permit is no primary one any more either way.
     ///
     /// # Errors
     /// If it could not be written.
     pub fn down(&self, stop: StopMode) -> Result<(), ActionError> {
         let mut permit = self.lock();
         let order = Order::Down { stop };
-        let burnt = burnt_with(&permit, Epoch::NONE);
+        let burnt = match stop {
+            StopMode::Fast => permit.burnt,
+            StopMode::Immediate => burnt_with(&permit, Epoch::NONE),
+        };
         if permit.order == order && permit.burnt == burnt {
             return Ok(());
         }
@@ -148,10 +164,13 @@ impl<D: PostgresDriver> PermitBook<D> {
     /// If it could not be written: then nobody may be told.
     pub fn burn(&self, epoch: Epoch) -> Result<(), ActionError> {
         let mut permit = self.lock();
-        let burnt = burnt_with(&permit, epoch);
+        let burnt = permit.burnt.max(epoch);
         let order = match permit.order {
-            Order::Primary { .. } => Order::Down { stop: StopMode::Immediate },
-            other @ (Order::Standby | Order::Down { .. }) => other,
+            // A later grant to this node is not touched by what is said of an earlier one.
+            Order::Primary { epoch: own, .. } if own <= epoch => {
+                Order::Down { stop: StopMode::Immediate }
+            }
+            other @ (Order::Primary { .. } | Order::Standby | Order::Down { .. }) => other,
         };
         if permit.order == order && permit.burnt == burnt {
             return Ok(());

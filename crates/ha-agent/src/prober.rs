@@ -7,7 +7,7 @@ use ha_core::NodeId;
 use ha_core::permit::RunState;
 use ha_postgres::driver::{GuardSeen, PostgresDriver, ProbeError};
 use ha_proto::v1::ReportReply;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, warn};
 
 use crate::agent::{Agent, Database, Sighting, lock};
@@ -28,7 +28,8 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
     loop {
         let began = Instant::now();
         let Some(run) = running(database) else {
-            agent.probe_now.notified().await;
+            // With a limit: a guard that was silent for a moment comes back without a new run.
+            drop(timeout(health.interval, agent.probe_now.notified()).await);
             continue;
         };
         probe(&agent, database, run, began + health.limit).await;
@@ -121,6 +122,7 @@ fn answered<D: PostgresDriver>(
     if !probe.in_recovery {
         facts.writable_run = Some(run);
     }
+    facts.server.hear(&probe);
     if probe.streaming {
         facts.server.streamed_at = Some(Instant::now());
     }

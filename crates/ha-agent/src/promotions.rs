@@ -14,14 +14,14 @@ use ha_core::{Epoch, TimelineId};
 const FILE: &str = "promotion";
 const HEADER: &str = "haclt promotion 1";
 
-/// Notes that this node is about to leave `from` under `epoch`.
+/// Notes that this node begins timeline `to` under `epoch`.
 ///
 /// # Errors
 /// If the note cannot be written and synced.
-pub fn note(dir: &Path, epoch: Epoch, from: TimelineId) -> io::Result<()> {
+pub fn note(dir: &Path, epoch: Epoch, to: TimelineId) -> io::Result<()> {
     let temporary = dir.join("promotion.new");
     let mut file = fs::File::create(&temporary)?;
-    writeln!(file, "{HEADER}\n{epoch} {}", from.0 + 1)?;
+    writeln!(file, "{HEADER}\n{epoch} {to}")?;
     file.sync_all()?;
     fs::rename(&temporary, dir.join(FILE))?;
     fs::File::open(dir)?.sync_all()
@@ -70,7 +70,7 @@ mod tests {
             ..State::default()
         };
         assert!(!is_unrecorded(dir.path(), TimelineId(3), &recorded(6)), "nothing noted");
-        note(dir.path(), Epoch(5), TimelineId(2)).expect("a writable directory");
+        note(dir.path(), Epoch(5), TimelineId(3)).expect("a writable directory");
         assert!(is_unrecorded(dir.path(), TimelineId(3), &recorded(6)));
         assert!(!is_unrecorded(dir.path(), TimelineId(3), &recorded(5)), "ours");
         assert!(!is_unrecorded(dir.path(), TimelineId(2), &recorded(6)), "an older timeline");

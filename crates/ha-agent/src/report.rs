@@ -6,7 +6,7 @@ use ha_core::candidate::{Database as CoreDatabase, Report};
 use ha_core::clock::millis;
 use ha_core::permit::Order;
 use ha_core::{Epoch, Incarnation, Lsn, NodeKind};
-use ha_postgres::driver::{DataDir, GuardSeen, PostgresDriver};
+use ha_postgres::driver::{DataDir, GuardSeen, HalfMade, PostgresDriver};
 use ha_proto::v1::{PostgresReport, ReportReply, ReportRequest};
 
 use crate::agent::{Agent, Database};
@@ -89,7 +89,10 @@ fn describe<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, reply: 
         None => {}
         Some(DataDir::Missing) => "missing".clone_into(&mut postgres.data_dir),
         Some(DataDir::Unreadable(_)) => "unreadable".clone_into(&mut postgres.data_dir),
-        Some(DataDir::Empty) => "empty".clone_into(&mut postgres.data_dir),
+        // What an unfinished initdb left is nobody's data.
+        Some(DataDir::Empty | DataDir::HalfMade(HalfMade::Initdb)) => {
+            "empty".clone_into(&mut postgres.data_dir);
+        }
         Some(DataDir::HalfMade(_)) => "half_made".clone_into(&mut postgres.data_dir),
         Some(DataDir::Present(control)) => {
             "present".clone_into(&mut postgres.data_dir);
@@ -113,7 +116,8 @@ fn describe<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, reply: 
             Some(ha_core::WalPosition { timeline: probe.timeline, lsn: probe.flushed }.into());
         postgres.replayed = probe.replayed.0;
         postgres.streaming = probe.streaming;
-        postgres.upstream_end = probe.upstream_end.0;
+        let heard = facts.server.upstream_end.filter(|end| end.timeline == probe.timeline);
+        postgres.upstream_end = heard.map_or(Lsn::ZERO, |end| end.lsn).max(probe.upstream_end).0;
         postgres.attached = probe.attached.iter().map(|(name, _)| name.clone()).collect();
     }
     if reply.state == "streaming" && !postgres.streaming {

@@ -3,16 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ha_core::permit::RunState;
+use ha_core::permit::{GuardStatus, RunState};
 use ha_core::state::State;
+use ha_core::view::{Instance, LeaseView, View};
 use ha_postgres::driver::{DataDir, GuardSeen, PostgresDriver};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::agent::{Agent, Database};
+use crate::lease_keeper;
 
 /// How long starting a guard, or clearing up after a dead one, may take.
 const GUARD_LIMIT: Duration = Duration::from_secs(5);
+/// How long a guard may be silent before it is taken for frozen: four times its heartbeat and a stall.
+const SILENT_MAX: Duration = Duration::from_secs(2);
+/// How long the holder of the lease may see nothing of its database.
+const BLIND_MAX: Duration = Duration::from_secs(10);
 /// How long reading the data directory may take.
 const INSPECT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -28,6 +34,11 @@ pub async fn guard<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>) 
         }
     };
     database.facts().trouble("guard", line);
+    if let GuardSeen::Silent { silent_ms, last: Some(last) } = &seen
+        && Duration::from_millis(*silent_ms) >= SILENT_MAX
+    {
+        end_silent_guard(last);
+    }
     if seen != GuardSeen::Absent || held_back || agent.is_leaving() {
         return seen;
     }
@@ -53,6 +64,38 @@ pub async fn guard<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>) 
     }
     drop(facts);
     database.driver.guard()
+}
+
+/// A guard that is frozen guards nothing. Its death kills the postmaster with it; what is left is killed
+/// before the next guard starts.
+fn end_silent_guard(last: &GuardStatus) {
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", last.guard_pid));
+    let is_guard = name.is_ok_and(|name| name.trim_end() == "ha-guard");
+    let pid = rustix::process::Pid::from_raw(last.guard_pid).filter(|_| is_guard);
+    let Some(pid) = pid else { return };
+    warn!(guard = last.guard_pid, "the guard is frozen: it is killed, and PostgreSQL with it");
+    if let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+        warn!(guard = last.guard_pid, %error, "could not kill the frozen guard");
+    }
+}
+
+/// Gives a proven lease up when nothing was seen of the database for too long: a guard that cannot be
+/// started, a process that cannot be killed, a disk that does not answer. It is left to expire, since
+/// nobody can say that the database is down.
+pub fn give_up_if_blind<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, view: &View) {
+    let blind = view.lease == LeaseView::Ours
+        && matches!(view.instance, Instance::Unseen | Instance::Stopping);
+    let since = {
+        let mut facts = database.facts();
+        facts.blind_since = blind.then(|| facts.blind_since.unwrap_or_else(Instant::now));
+        facts.blind_since
+    };
+    if since.is_some_and(|since| since.elapsed() >= BLIND_MAX) {
+        warn!(epoch = %view.epoch, "nothing is seen of the database, the lease is given up");
+        if let Err(error) = lease_keeper::burn(agent, database, view.epoch) {
+            warn!(%error, "could not withdraw the permit");
+        }
+    }
 }
 
 /// Has the data directory read once after each run, while nothing runs on it.

@@ -88,6 +88,22 @@ pub enum Refusal {
         /// Where it was seen.
         node: NodeId,
     },
+    /// The last promotion that the cluster recorded is one it never followed.
+    #[error("it is on timeline {has}, and never followed {holder}, who began timeline {newest}")]
+    NeverFollowed {
+        /// Its own.
+        has: crate::TimelineId,
+        /// The newest recorded.
+        newest: crate::TimelineId,
+        /// Who was promoted to it.
+        holder: NodeId,
+    },
+    /// Nobody knows how far the last primary got, so the loss would have no bound.
+    #[error("how far the last primary, {holder}, got is not known: it has to report first")]
+    LossUnknown {
+        /// The last primary.
+        holder: NodeId,
+    },
     /// Too many bytes would be lost.
     #[error("it lacks {lag_bytes} bytes of the last known WAL, at most {max} may be lost")]
     LagsTooFar {
@@ -160,7 +176,8 @@ pub fn elect(
         }
     }
     refuse_old_timelines(&mut fit, &mut refusals);
-    let known = last_known_end(&fit, last_known);
+    let known = last_known_end(state, reports, last_known);
+    refuse_without_proof(state, &mut fit, &mut refusals, known);
     match policy.durability {
         Durability::Async => refuse_laggards(&mut fit, &mut refusals, known, policy),
     }
@@ -244,17 +261,54 @@ fn refuse_old_timelines(
     });
 }
 
-/// The end of the old primary's WAL as far as anybody heard, if it was on the newest timeline.
+/// The end of the last primary's WAL as far as anybody heard: its renewals, its own database if that
+/// answers again, or a standby that streamed from it.
 fn last_known_end(
-    fit: &[(&NodeId, &Report, &Database)],
+    state: &State,
+    reports: &BTreeMap<NodeId, Report>,
     last_known: Option<WalPosition>,
 ) -> Option<Lsn> {
-    let timeline = fit.first()?.2.flushed.timeline;
-    let heard = fit.iter().map(|(_, _, d)| d.upstream_end).filter(|end| *end != Lsn::ZERO);
-    // A primary that promoted but whose standbys never followed is on a newer timeline: its position
-    // still says how much there was.
-    let told = last_known.filter(|known| known.timeline >= timeline).map(|known| known.lsn);
-    heard.chain(told).max()
+    let last = state.latest_promotion();
+    let since = last.map_or(crate::TimelineId(0), |promotion| promotion.begin.timeline);
+    let databases = reports.values().filter_map(|report| report.database.as_ref());
+    let heard = databases
+        .filter(|database| database.flushed.timeline >= since)
+        .map(|database| database.upstream_end)
+        .filter(|end| *end != Lsn::ZERO);
+    let told = last_known.filter(|known| known.timeline >= since).map(|known| known.lsn);
+    let own = last
+        .and_then(|promotion| reports.get(&promotion.holder)?.database.as_ref())
+        .filter(|database| database.standby && database.flushed.timeline >= since)
+        .map(|database| database.flushed.lsn);
+    heard.chain(told).chain(own).max()
+}
+
+/// Refuses whoever may lack more than anybody can say (rules 9 and 19): the replicated state knows the
+/// last promotion, so a node that never followed it has an abandoned history, and a bound on the loss
+/// needs a position to count from.
+fn refuse_without_proof(
+    state: &State,
+    fit: &mut Vec<(&NodeId, &Report, &Database)>,
+    refusals: &mut BTreeMap<NodeId, Refusal>,
+    known: Option<Lsn>,
+) {
+    let Some(last) = state.latest_promotion() else { return };
+    fit.retain(|(name, _, database)| {
+        let has = database.flushed.timeline;
+        let followed = has >= last.begin.timeline;
+        // Behind the fork and not past it: what it lacks is counted like any other lag.
+        let behind = database.flushed.lsn <= last.begin.lsn && known.is_some();
+        let refusal = if !followed && !behind {
+            let (newest, holder) = (last.begin.timeline, last.holder.clone());
+            Refusal::NeverFollowed { has, newest, holder }
+        } else if known.is_none() && **name != last.holder {
+            Refusal::LossUnknown { holder: last.holder.clone() }
+        } else {
+            return true;
+        };
+        refusals.insert((*name).clone(), refusal);
+        false
+    });
 }
 
 fn refuse_laggards(

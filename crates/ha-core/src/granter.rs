@@ -65,6 +65,8 @@ impl Granter {
         };
         let epoch = lease.grant().map_or(Epoch::NONE, |grant| grant.epoch);
         match &mut self.record {
+            // Terms only grow: whoever saw an older one looked earlier than the record was made.
+            Some(record) if record.term > term => {}
             Some(record) if record.term == term && record.epoch == epoch => {}
             other => *other = Some(Record { term, epoch, renewed_at: now, vacating: false }),
         }
@@ -175,6 +177,15 @@ mod tests {
         granter.observe(Some(6), &held(7), at_ms(3000)); // the watch skipped term 5
         assert_eq!(granter.expire(&held(7), at_ms(5000)), None);
         assert_eq!(granter.left(&held(7), at_ms(5000)), Some(Duration::from_millis(1030)));
+    }
+
+    #[test]
+    fn a_look_at_an_older_term_changes_nothing() {
+        let mut granter = leading(6, &held(7), 0);
+        assert!(granter.expire(&held(7), at_ms(4000)).is_some());
+        granter.observe(Some(5), &held(7), at_ms(4001));
+        let refused = granter.confirm(6, 6, Epoch(7), &held(7), at_ms(4002));
+        assert_eq!(refused, Err(RenewRefused::Vacating));
     }
 
     #[test]

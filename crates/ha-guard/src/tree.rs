@@ -11,7 +11,7 @@ use std::path::Path;
 
 use ha_core::permit::ExitHow;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, wait};
 
 /// How often one call walks over `/proc` at most; whoever calls it does so again.
 const PASSES_MAX: usize = 16;
@@ -145,7 +145,7 @@ pub struct Reaped {
 pub fn reap(postmaster: Option<i32>) -> Reaped {
     let mut reaped = Reaped { postmaster: None, left: true };
     for _ in 0..REAPED_MAX {
-        match waitpid(None, WaitOptions::NOHANG) {
+        match wait(WaitOptions::NOHANG) {
             Ok(Some((pid, status))) => {
                 if Some(pid.as_raw_pid()) == postmaster {
                     let code = status.exit_status().map(ExitHow::Code);

@@ -330,9 +330,9 @@ pub trait PostgresDriver: Send + Sync + 'static {
     fn checkpoint(&self, deadline: Instant)
     -> impl Future<Output = Result<(), ActionError>> + Send;
 
-    /// Makes the physical slots of `peers`, drops ours that belong to nobody any more or are lost, and
-    /// on a standby advances each to the position in `positions`, never past local replay
-    /// (rules 78 to 82). Changes nothing when everything is right.
+    /// Makes the physical slots of `peers`, makes those anew that lost their WAL, and on a standby
+    /// advances each to the position in `positions`, never past local replay (rules 78 to 82). Slots
+    /// of other names are never touched. Changes nothing when everything is right.
     fn keep_slots(
         &self,
         peers: &[NodeId],

@@ -3,6 +3,7 @@
 mod attempt;
 mod control_file;
 pub mod driver;
+pub mod fake;
 mod history;
 mod probe;
 pub mod process;

@@ -34,6 +34,9 @@ use crate::driver::{
 use crate::tool::Tool;
 
 use directory::Layout;
+pub(crate) use guard::{boot_id, boot_now};
+#[cfg(test)]
+pub(crate) use orphans::is_alive;
 pub(crate) use orphans::start_ticks;
 
 /// A database user of ours.

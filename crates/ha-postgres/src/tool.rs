@@ -281,3 +281,56 @@ fn last_error(errors: &[String], status: ExitStatus) -> String {
     let said = said.or(errors.last().map(String::as_str));
     said.map_or_else(|| status.to_string(), one_line)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Tool<'static> {
+        Tool::new("sh", Path::new("/bin"), Path::new("/nowhere"), None).args(["-c", script])
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    #[tokio::test]
+    async fn the_line_with_the_error_is_the_reason() {
+        let script = "echo fine; echo 'x: error: no such thing' >&2; echo 'hint' >&2; exit 3";
+        let failed = shell(script).run(soon()).await.unwrap_err();
+        assert_eq!(failed.to_string(), "sh: no such thing");
+        let failed = shell("exit 3").run(soon()).await.unwrap_err();
+        assert_eq!(failed.to_string(), "sh: exit status: 3");
+        let output = shell("echo one; echo two").keep_last().run(soon()).await.unwrap();
+        assert_eq!(output.lines, ["two"]);
+    }
+
+    #[tokio::test]
+    async fn what_the_tool_started_dies_with_it() {
+        // The shell names its child, which would hold the pipe open for ten minutes.
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let script = format!("sleep 600 & echo $! > {}; kill -9 $$", file.display());
+        let failed = shell(&script).run(soon()).await.unwrap_err();
+        assert!(matches!(failed, ToolError::Failed { .. }), "{failed}");
+        let timed_out = shell("sleep 600 & sleep 600")
+            .run(Instant::now() + Duration::from_millis(200))
+            .await
+            .unwrap_err();
+        assert!(matches!(timed_out, ToolError::TimedOut), "{timed_out}");
+        let pid: i32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
+        while crate::process::is_alive(pid) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tool_sees_nothing_of_our_environment_but_what_it_is_given() {
+        let tool = shell("env").env("PGPASSFILE", "/p");
+        let lines = tool.run(soon()).await.unwrap().lines;
+        let names: Vec<&str> =
+            lines.iter().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+        assert!(names.contains(&"PGPASSFILE") && names.contains(&"HACLT_DATA_DIR"));
+        assert!(!names.contains(&"CARGO_MANIFEST_DIR") && !names.contains(&"HOME"));
+    }
+}

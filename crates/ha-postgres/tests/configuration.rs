@@ -1,5 +1,7 @@
 //! What is configured, what cannot be changed behind our back, and that no secret shows.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -63,12 +65,14 @@ async fn the_users_configuration_stays_as_it_is_apart_from_one_line_at_its_end()
     let made = std::fs::read_to_string(&path).unwrap();
     assert!(made.ends_with(ours) && made.matches("haclt.conf").count() == 1);
     let users = made.replace(ours, "") + "work_mem = '7MB'\nport = 1";
-    std::fs::write(&path, &users).unwrap();
+    // A comment in an encoding of old.
+    let latin = |text: &str| [b"# gr\xfc\xdfe\n", text.as_bytes()].concat();
+    std::fs::write(&path, latin(&users)).unwrap();
     let auto = n1.data().join("postgresql.auto.conf");
     std::fs::write(&auto, "# note\nwork_mem = '8MB'\nprimary_conninfo = 'host=x'\n").unwrap();
     for _ in 0..2 {
         n1.driver.prepare_standby(None, soon(10)).await.unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{users}\n{ours}"));
+        assert_eq!(std::fs::read(&path).unwrap(), latin(&format!("{users}\n{ours}")));
         assert_eq!(std::fs::read_to_string(&auto).unwrap(), "# note\nwork_mem = '8MB'\n");
     }
     let unchanged = std::fs::metadata(&path).unwrap().modified().unwrap();

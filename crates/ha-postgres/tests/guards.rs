@@ -2,12 +2,10 @@
 
 mod support;
 
-use std::time::Duration;
-
-use ha_core::permit::{Order, PERMIT_FILE, Permit, RunState, StopMode};
+use ha_core::permit::{Order, PERMIT_FILE, Permit, RunState};
 use ha_core::{BootId, Epoch};
 use ha_postgres::driver::{ActionError, DataDir, GuardSeen, PostgresDriver};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use support::{Node, boot_id, soon, until};
 
 #[tokio::test]
@@ -20,7 +18,7 @@ async fn is_absent_then_alive_then_silent_then_alive_again() {
     two.unwrap();
     let status = node.status().unwrap();
     assert_eq!(status.state, RunState::Idle);
-    node.signal(status.guard_pid, Signal::STOP);
+    Node::signal(status.guard_pid, Signal::STOP);
     let silent = until("it is silent", async || match node.driver.guard() {
         GuardSeen::Silent { silent_ms, last } => Some((silent_ms, last)),
         GuardSeen::Alive(_) | GuardSeen::Absent => None,
@@ -31,10 +29,10 @@ async fn is_absent_then_alive_then_silent_then_alive_again() {
     assert!(refused.is_err(), "{refused:?}");
     let refused = node.driver.kill_orphans(soon(1)).await;
     assert!(matches!(refused, Err(ActionError::Cannot { .. })), "{refused:?}");
-    node.signal(status.guard_pid, Signal::CONT);
+    Node::signal(status.guard_pid, Signal::CONT);
     until("it reports", async || matches!(node.driver.guard(), GuardSeen::Alive(_)).then_some(()))
         .await;
-    node.signal(status.guard_pid, Signal::KILL);
+    Node::signal(status.guard_pid, Signal::KILL);
     until("it is noticed", async || (node.driver.guard() == GuardSeen::Absent).then_some(())).await;
     node.driver.ensure_guard(soon(10)).await.unwrap();
     assert_ne!(node.status().unwrap().guard_pid, status.guard_pid);
@@ -96,7 +94,7 @@ async fn orphans_of_a_killed_guard_are_killed_and_nothing_else_is() {
     let mut bystander =
         std::process::Command::new("sleep").arg("600").current_dir(node.data()).spawn().unwrap();
     let status = node.status().unwrap();
-    node.signal(status.guard_pid, Signal::KILL);
+    Node::signal(status.guard_pid, Signal::KILL);
     until("it is gone", async || (node.driver.guard() == GuardSeen::Absent).then_some(())).await;
     let refused = node.driver.move_aside("x");
     assert!(refused.is_err(), "{refused:?}");
@@ -109,33 +107,4 @@ async fn orphans_of_a_killed_guard_are_killed_and_nothing_else_is() {
     node.driver.end_of_wal(soon(10)).await.unwrap();
     node.driver.prepare_standby(None, soon(10)).await.unwrap();
     node.start().await;
-}
-
-#[tokio::test]
-async fn a_lock_file_with_the_id_of_a_living_stranger_stops_nothing() {
-    let node = Node::new_primary("n1").await;
-    node.crash().await;
-    // The number in postmaster.pid now belongs to another process of the same user.
-    let mut stranger = std::process::Command::new("sleep");
-    stranger.arg("600");
-    if let Some(user) = support::run_as() {
-        std::os::unix::process::CommandExt::uid(&mut stranger, user.uid);
-    }
-    let mut stranger = stranger.spawn().unwrap();
-    let file = node.data().join("postmaster.pid");
-    let text = std::fs::read_to_string(&file).unwrap();
-    let (_, rest) = text.split_once('\n').unwrap();
-    std::fs::write(&file, format!("{}\n{rest}", stranger.id())).unwrap();
-    node.driver.end_of_wal(soon(10)).await.unwrap();
-    let other = Node::new("n2");
-    let stranger_pid = Pid::from_raw(i32::try_from(stranger.id()).unwrap()).unwrap();
-    let refused = node.driver.rewind(&other.upstream(), soon(5)).await;
-    assert!(refused.is_err(), "there is no such upstream");
-    assert!(file.exists(), "nobody removes it but the server");
-    kill_process(stranger_pid, Signal::KILL).unwrap();
-    stranger.wait().unwrap();
-    node.driver.prepare_standby(None, soon(10)).await.unwrap();
-    node.start().await;
-    node.stop(StopMode::Fast).await;
-    tokio::time::timeout(Duration::from_secs(5), node.driver.inspect(soon(5))).await.unwrap();
 }

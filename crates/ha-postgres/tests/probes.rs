@@ -1,5 +1,7 @@
 //! What a probe says of servers that are well, frozen, absent, starting or hostile to us.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::time::Duration;
@@ -15,7 +17,7 @@ use tokio::time::Instant;
 #[tokio::test]
 async fn a_frozen_postmaster_gives_no_answer_although_its_port_still_listens() {
     let node = Node::new_primary("n1").await;
-    node.signal(node.postmaster(), Signal::STOP);
+    Node::signal(node.postmaster(), Signal::STOP);
     let began = Instant::now();
     let limit = Duration::from_millis(300);
     let seen = node.driver.probe(Instant::now() + limit).await;
@@ -23,7 +25,7 @@ async fn a_frozen_postmaster_gives_no_answer_although_its_port_still_listens() {
     assert!(began.elapsed() < limit * 3, "{:?}", began.elapsed());
     let seen = node.driver.probe_write(Instant::now() + limit).await;
     assert!(matches!(seen, Err(ProbeError::TimedOut { .. })), "{seen:?}");
-    node.signal(node.postmaster(), Signal::CONT);
+    Node::signal(node.postmaster(), Signal::CONT);
     node.driver.probe_write(soon(10)).await.unwrap();
 }
 

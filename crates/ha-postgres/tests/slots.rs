@@ -1,5 +1,7 @@
 //! Replication slots of the peers.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use ha_core::{Lsn, NodeId};

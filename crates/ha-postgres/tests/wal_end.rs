@@ -1,5 +1,7 @@
 //! The end of WAL, to the byte: it is where crash recovery writes its first new record.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::process::{Command, Stdio};

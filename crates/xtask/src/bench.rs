@@ -50,6 +50,9 @@ pub(crate) struct Options {
     /// Seconds to watch the idle cluster; 0 leaves it out
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     idle: u64,
+    /// Use the programs of the last build
+    #[arg(long)]
+    no_build: bool,
     /// Only keep every core and the database busy for so long, and count failovers
     #[arg(long, value_name = "MINUTES")]
     soak: Option<f64>,
@@ -63,7 +66,8 @@ pub(crate) fn bench(options: &Options) -> Outcome<()> {
         None => paths::workspace().join("bench-results").join(now()?),
     };
     let below = options.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let programs = if options.floor_only { Programs::built()? } else { Programs::build()? };
+    let reuse = options.no_build || options.floor_only;
+    let programs = if reuse { Programs::built()? } else { Programs::build()? };
     let guard_bytes = binaries::size(&programs.guard).unwrap_or(0);
     let mut report = Report { guard_bytes, ..Report::default() };
     let outcome = measure(options, programs, &below, &out, &mut report);
@@ -96,11 +100,9 @@ fn measure(
         return Ok(());
     }
     let outcome = with_cluster(options, &mut rig, &faults, report);
-    if outcome.is_err() {
-        rig.keep_logs(out)?;
-        note!("logs of agents and servers are in {}", out.join("logs").display());
-    }
     rig.stop();
+    rig.keep_logs(out)?;
+    note!("logs of agents and servers are in {}", out.join("logs").display());
     outcome
 }
 

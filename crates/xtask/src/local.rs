@@ -13,8 +13,10 @@ use crate::cluster::{Cluster, Means, Ports, Roots, prepare};
 use crate::failure::{Doing as _, Failure, Outcome};
 use crate::paths::{self, Postgres};
 
-/// Ports unless the environment says otherwise.
-const DEFAULT_PORTS: Ports = Ports { grpc: 7401, http: 8401, postgres: 54321 };
+/// Ports unless the environment says otherwise. None is one that the kernel hands to outgoing
+/// connections: a client that keeps trying a server of its own machine that is down would sooner or
+/// later get the server's own port, connect to itself, and keep the server from starting.
+const DEFAULT_PORTS: Ports = Ports { grpc: 7401, http: 8401, postgres: 15432 };
 /// How many ports each row has.
 const ROW: u16 = 3;
 

@@ -29,7 +29,11 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Chore {
     /// Build, start three agents and two PostgreSQL under ./.haclt, wait until healthy
-    Up,
+    Up {
+        /// Use the programs of the last build
+        #[arg(long)]
+        no_build: bool,
+    },
     /// Stop what `up` started
     Down {
         /// Remove all its files too
@@ -67,7 +71,7 @@ fn main() -> ExitCode {
 
 fn run(chore: &Chore) -> Outcome<()> {
     match chore {
-        Chore::Up => local::up::up(),
+        Chore::Up { no_build } => local::up::up(*no_build),
         Chore::Down { purge } => local::down::down(*purge),
         Chore::Status => local::up::status(),
         Chore::Guard => guard(),

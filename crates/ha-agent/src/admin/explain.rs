@@ -12,6 +12,7 @@ use ha_proto::v1::{ExplainReply, IfPrimaryDied, NodeExplanation};
 
 use super::Picture;
 use crate::agent::{Agent, lock};
+use crate::granter;
 use crate::report;
 
 /// What a promotion takes on top of the lease: an election and the end of recovery.
@@ -59,7 +60,7 @@ impl Picture {
             .primary_report()
             .and_then(|r| r.postgres.as_ref()?.flushed)
             .map(Into::into)
-            .or_else(|| lock(&agent.last_known).map(|(_, position)| position));
+            .or_else(|| granter::known_end(agent, &self.state));
         let election = elect(&self.state, &reports, known, &agent.config.policy);
         let survivors = self.reports.values().flatten().count();
         let majority = self.reports.len() / 2 + 1;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ha_core::Epoch;
 use ha_core::view::Crash;
-use ha_postgres::driver::PostgresDriver;
+use ha_postgres::driver::{DataDir, PostgresDriver};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -13,6 +13,7 @@ use super::{JobError, await_running, database, guard};
 use crate::agent::{Agent, lock};
 use crate::clock;
 use crate::granter;
+use crate::observe::was_primary;
 use crate::report;
 
 /// How long reading the end of WAL may take.
@@ -103,7 +104,17 @@ pub async fn restart_in_place<D: PostgresDriver>(
     epoch: Epoch,
 ) -> Result<(), JobError> {
     let database = database(&agent)?;
-    database.driver.prepare_restart_in_place(Instant::now() + PREPARE_LIMIT).await?;
+    let found = database.driver.inspect(Instant::now() + PREPARE_LIMIT).await;
+    if !matches!(&found, DataDir::Present(control) if was_primary(control)) {
+        database.facts().data_dir = None;
+        return Err(JobError::NotNow("the data directory was not left by a primary".to_owned()));
+    }
+    let prepared = database.driver.prepare_restart_in_place(Instant::now() + PREPARE_LIMIT).await;
+    if let Err(error) = prepared {
+        // Assessed anew, and counted: what cannot be restarted is failed over in the end.
+        database.facts().crash = None;
+        return Err(error.into());
+    }
     let after = guard(database)?.run;
     let deadline = lock(&agent.holder)
         .as_ref()

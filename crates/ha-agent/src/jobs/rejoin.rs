@@ -7,7 +7,7 @@ use ha_core::ancestry::{self, Relation as Ancestry};
 use ha_core::state::{Command, Outcome};
 use ha_core::view::Relation;
 use ha_core::{Epoch, NodeId, WalPosition};
-use ha_postgres::driver::{DataDir, PostgresDriver};
+use ha_postgres::driver::{ActionError, DataDir, PostgresDriver};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -66,8 +66,6 @@ pub async fn follow<D: PostgresDriver>(
     let run = guard(database)?.run;
     let from = upstream(&agent, &primary)?;
     database.driver.follow(Some(&from), Instant::now() + SHORT).await?;
-    // It runs as a standby, so it was not promoted after all.
-    promotions::forget(&agent.config.data_dir);
     database.facts().following = Some((run, Some(primary), Instant::now()));
     Ok(())
 }
@@ -222,9 +220,10 @@ pub async fn bootstrap<D: PostgresDriver>(
         DataDir::Empty | DataDir::HalfMade(_) => {
             database.driver.initdb(Instant::now() + INITDB_LIMIT).await
         }
-        DataDir::Missing | DataDir::Unreadable(_) => {
-            return Err(JobError::NotNow("the data directory cannot be used".to_owned()));
-        }
+        DataDir::Missing | DataDir::Unreadable(_) => Err(ActionError::Cannot {
+            action: "make the database".to_owned(),
+            why: "the data directory cannot be used".to_owned(),
+        }),
     };
     database.facts().data_dir = None;
     let (command, what, failed) = match control {
@@ -242,6 +241,8 @@ pub async fn bootstrap<D: PostgresDriver>(
     match (failed, outcome) {
         (Some(error), _) => Err(error.into()),
         (None, Outcome::Applied) => Ok(()),
+        // Told twice, because the first answer was lost.
+        (None, Outcome::Refused(_)) if agent.state().system_identifier.is_some() => Ok(()),
         (None, Outcome::Refused(why)) => Err(JobError::Refused { what, why: why.to_string() }),
     }
 }

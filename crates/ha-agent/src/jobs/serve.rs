@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ha_core::Epoch;
 use ha_core::state::{Command, Outcome, Refused, VacateReason};
+use ha_core::{Epoch, TimelineId};
 use ha_postgres::driver::PostgresDriver;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::{JobError, database, guard};
+use super::{JobError, POLL, database, guard};
 use crate::agent::{Agent, lock};
 use crate::clock;
 use crate::events;
@@ -18,6 +18,8 @@ use crate::promotions;
 
 /// How long ending recovery may take before it is tried again or given up.
 const PROMOTE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a release waits for the database to be down.
+const DOWN_LIMIT: Duration = Duration::from_secs(2);
 /// How long telling the cluster may take.
 const SUBMIT_LIMIT: Duration = Duration::from_secs(5);
 /// How long the checkpoint after a promotion may take.
@@ -34,19 +36,16 @@ pub async fn promote<D: PostgresDriver>(
     let began = Instant::now();
     let database = database(&agent)?;
     let run = guard(database)?.run;
+    // Rule 57: should this promotion never be recorded, its timeline can still be told from another one
+    // of the same number. Synced before the deadline is read: a slow disk must not eat into it unseen.
+    let from = database.facts().answer(run).map(|probe| probe.timeline);
+    let next = from.map_or(TimelineId(0), |from| TimelineId(from.0 + 1));
+    note(&agent, epoch, next).await?;
     let deadline = lock(&agent.holder)
         .as_ref()
         .filter(|holder| holder.epoch() == epoch)
         .and_then(|holder| holder.deadline(clock::now()))
         .ok_or_else(|| JobError::NotNow(format!("the right of epoch {epoch} has ended")))?;
-    // Rule 57: should this promotion never be recorded, its timeline can still be told from another one
-    // of the same number.
-    let timeline = database.facts().answer(run).map(|probe| probe.timeline);
-    if let Some(timeline) = timeline
-        && let Err(error) = promotions::note(&agent.config.data_dir, epoch, timeline)
-    {
-        warn!(%error, "could not note the promotion");
-    }
     database.permits.make_primary(epoch, deadline)?;
     let begin = match database.driver.promote(began + PROMOTE_LIMIT).await {
         Ok(begin) => begin,
@@ -64,11 +63,37 @@ pub async fn promote<D: PostgresDriver>(
     events::NodePromoted { node: agent.node(), epoch, begin, took: began.elapsed() }.emit();
     let agent = Arc::clone(&agent);
     // Not on the way to the first write.
-    tokio::spawn(async move { after_promotion(&agent, epoch, begin).await });
+    tokio::spawn(async move {
+        if begin.timeline != next
+            && let Err(error) = note(&agent, epoch, begin.timeline).await
+        {
+            warn!(%error, "could not correct the note of the promotion");
+        }
+        record_promotion(&agent, epoch, begin).await;
+    });
     Ok(())
 }
 
-async fn after_promotion<D: PostgresDriver>(
+async fn note<D: PostgresDriver>(
+    agent: &Arc<Agent<D>>,
+    epoch: Epoch,
+    to: TimelineId,
+) -> Result<(), JobError> {
+    let dir = agent.config.data_dir.clone();
+    let noted = tokio::task::spawn_blocking(move || promotions::note(&dir, epoch, to)).await;
+    match noted {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            let dir = agent.config.data_dir.display();
+            Err(JobError::NotNow(format!("could not note the promotion in {dir}: {error}")))
+        }
+        Err(panic) => Err(JobError::NotNow(panic.to_string())),
+    }
+}
+
+/// Tells the cluster about a promotion, and has the server write the checkpoint that a rewind against
+/// it needs. Done again until both are seen to be true.
+pub async fn record_promotion<D: PostgresDriver>(
     agent: &Agent<D>,
     epoch: Epoch,
     begin: ha_core::WalPosition,
@@ -98,9 +123,16 @@ pub async fn release<D: PostgresDriver>(
 ) -> Result<(), JobError> {
     let database = database(&agent)?;
     lease_keeper::burn(&agent, database, epoch)?;
-    let status = guard(database)?;
-    if !status.state.is_gone() && status.primary_epoch != Epoch::NONE {
-        return Err(JobError::NotNow("the database is not down yet".to_owned()));
+    let until = Instant::now() + DOWN_LIMIT;
+    loop {
+        let status = guard(database)?;
+        if status.state.is_gone() || status.primary_epoch == Epoch::NONE {
+            break;
+        }
+        if Instant::now() >= until {
+            return Err(JobError::NotNow("the database is not down yet".to_owned()));
+        }
+        sleep(POLL).await;
     }
     let reason = VacateReason::Released { why: why.to_owned() };
     let outcome = agent

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::TimelineId;
-use crate::state::{Command, Node};
+use crate::state::{Command, Node, Promotion};
 
 const SYSTEM: u64 = 77;
 
@@ -137,6 +137,52 @@ fn the_database_is_made_only_when_every_data_node_was_heard() {
     assert_eq!(both, BootstrapChoice::Conflict(conflict));
     let unusable = BootstrapChoice::Unusable(vec![id("n2")]);
     assert_eq!(choose(&[("n1", none()), ("n2", broken())]), unusable);
+}
+
+fn promoted(holder: &str, timeline: u32, lsn: u64) -> State {
+    let begin = WalPosition { timeline: TimelineId(timeline), lsn: Lsn(lsn) };
+    let history = vec![Promotion { epoch: Epoch(3), holder: id(holder), begin, at_unix_ms: 0 }];
+    State { history, ..registered() }
+}
+
+fn run_after(state: &State, reports: &[(&str, Report)], known: Option<(u32, u64)>) -> Election {
+    let reports = reports.iter().map(|(name, report)| (id(name), report.clone())).collect();
+    let known = known.map(|(t, lsn)| WalPosition { timeline: TimelineId(t), lsn: Lsn(lsn) });
+    elect(state, &reports, known, &Policy::default())
+}
+
+#[test]
+fn a_node_on_an_abandoned_timeline_is_not_elected_while_the_last_primary_is_away() {
+    let state = promoted("n2", 3, 100);
+    // n1 has its own end of timeline 2, past the fork: what n2 wrote since is unknown to it.
+    let got = run_after(&state, &[("n1", report(standby(2, 500)))], None);
+    let (has, newest) = (TimelineId(2), TimelineId(3));
+    let refusal = Refusal::NeverFollowed { has, newest, holder: id("n2") };
+    assert_eq!((got.winner, &got.refusals[&id("n1")]), (None, &refusal));
+    // Not past the fork, and the loss is known and within the bound.
+    let got = run_after(&state, &[("n1", report(standby(2, 90)))], Some((3, 190)));
+    assert_eq!(got.winner.and_then(|w| w.lost_bytes), Some(100));
+    // Not past the fork, but nobody knows how much is missing.
+    let got = run_after(&state, &[("n1", report(standby(2, 90)))], None);
+    assert_eq!(got.winner, None);
+}
+
+#[test]
+fn nobody_is_elected_while_nobody_knows_how_far_the_last_primary_got() {
+    let state = promoted("n2", 3, 100);
+    let follower = || report(standby(3, 150));
+    let got = run_after(&state, &[("n1", follower())], None);
+    assert_eq!(got.refusals[&id("n1")], Refusal::LossUnknown { holder: id("n2") });
+    // It reported itself, its renewals told, or the standby heard it.
+    let own = report(standby(3, 160));
+    assert_eq!(winner(&run_after(&state, &[("n1", follower()), ("n2", own)], None)), Some("n2"));
+    assert_eq!(winner(&run_after(&state, &[("n1", follower())], Some((3, 160)))), Some("n1"));
+    let heard = report(Database { upstream_end: Lsn(160), ..standby(3, 150) });
+    assert_eq!(winner(&run_after(&state, &[("n1", heard)], None)), Some("n1"));
+    // The last primary itself lacks nothing.
+    assert_eq!(winner(&run_after(&state, &[("n2", follower())], None)), Some("n2"));
+    // A position of an older timeline says nothing of what came after.
+    assert_eq!(run_after(&state, &[("n1", follower())], Some((2, 999))).winner, None);
 }
 
 fn any_database() -> impl Strategy<Value = Database> {

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use ha_core::permit::{ExitHow, Order, RunState};
 use ha_core::{BootNanos, Epoch};
+use ha_guard::tree;
 use rustix::process::Signal;
 
 use crate::world::{DOWN, POLITE, STUBBORN, TREE, World, in_ms, now, primary, until};
@@ -13,6 +14,7 @@ use crate::world::{DOWN, POLITE, STUBBORN, TREE, World, in_ms, now, primary, unt
 fn assert_killed(world: &World, deadline: BootNanos) {
     let status = world.wait_state(RunState::KilledAtDeadline);
     world.assert_nothing_alive();
+    world.assert_no_children();
     let earliest = deadline.before(std::time::Duration::from_millis(world.margin_ms));
     assert!(status.heartbeat >= earliest, "killed too early");
     assert!(status.heartbeat < deadline, "killed too late: {:?}", status.heartbeat.since(deadline));
@@ -124,6 +126,7 @@ fn a_stop_of_a_primary_does_not_outlast_its_right() {
     let deadline = in_ms(1800);
     world.permit(1, 0, primary(5, deadline));
     world.wait("a primary", |status| status.primary_epoch == Epoch(5));
+    world.wait_alive(2);
     world.permit(1, 0, DOWN);
     world.wait_state(RunState::Stopping);
     assert_killed(&world, deadline);
@@ -161,4 +164,22 @@ fn the_guard_goes_on_when_it_cannot_write_its_status() {
     std::fs::remove_dir_all(world.permit_dir()).unwrap();
     until("the killing", || (!world.alive().contains(&postmaster)).then_some(()));
     assert!(now() < deadline);
+}
+
+#[test]
+fn children_that_left_the_process_group_are_collected_before_the_run_is_over() {
+    let mut world = World::new("for i in 1 2 3 4 5; do setsid sleep 1000 & done; sleep 1000");
+    world.margin_ms = 2000;
+    world.start_guard();
+    world.permit(1, 0, Order::Standby);
+    world.wait_alive(7);
+    let deadline = in_ms(2500);
+    world.permit(1, 0, primary(5, deadline));
+    assert_killed(&world, deadline);
+    world.permit(2, 0, Order::Standby);
+    let status = world.wait("run 2", |status| status.run == 2 && status.postmaster.is_some());
+    world.wait_alive(7);
+    tree::send(status.postmaster.unwrap(), Signal::KILL);
+    world.wait_state(RunState::Exited);
+    world.assert_no_children();
 }

@@ -187,6 +187,7 @@ fn sessions_that_were_open_before_the_deadline_cannot_commit_after_it() {
     let killed = status.heartbeat;
     assert!(killed < deadline);
     postgres.world.assert_nothing_alive();
+    postgres.world.assert_no_children();
     let _cut_off = idle.say("COMMIT;\n");
     assert_eq!(idle.end(), [], "an open transaction was answered after the deadline");
     computing.end();
@@ -215,6 +216,7 @@ fn a_fast_stop_is_a_clean_shutdown_and_a_restart_in_place_serves_again() {
     let status = postgres.world.wait_state(RunState::Exited);
     assert_eq!(status.exit, Some(ExitHow::Code(0)));
     postgres.world.assert_nothing_alive();
+    postgres.world.assert_no_children();
     let control = Command::new(bin_dir().join("pg_controldata"))
         .env("LC_ALL", "C")
         .arg(postgres.world.pgdata())
@@ -245,6 +247,7 @@ fn a_backend_that_computes_on_after_its_guard_died_is_killed_by_the_next_guard()
     assert!(!postgres.world.alive().is_empty(), "a busy backend does not notice by itself");
     postgres.world.start_guard();
     postgres.world.assert_nothing_alive();
+    postgres.world.assert_no_children();
     computing.end();
     postgres.world.permit(2, 0, Order::Standby);
     postgres.wait_for_answers();
@@ -297,7 +300,7 @@ fn how_long_from_the_killing_to_the_last_process_gone() {
     let _load: Vec<Busy> = (0..busy).map(|_| Busy::start()).collect();
     let postgres = Postgres::standby(2000);
     let mut run = 1;
-    for backends in [200] {
+    for backends in [1, 20, 200] {
         let mut took = Vec::new();
         for _ in 0..RUNS {
             run += 1;
@@ -309,6 +312,7 @@ fn how_long_from_the_killing_to_the_last_process_gone() {
             postgres.world.permit(run, 0, primary(run, deadline));
             let status = postgres.world.wait_state(RunState::KilledAtDeadline);
             let begun = deadline.before(std::time::Duration::from_secs(2));
+            postgres.world.assert_no_children();
             took.push(status.heartbeat.since(begun));
             drop(sessions);
         }

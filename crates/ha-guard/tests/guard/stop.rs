@@ -12,8 +12,6 @@ const SAYS_WHICH: &str = "trap 'exit 11' INT; trap 'exit 12' QUIT; while :; do s
 fn down_is_a_fast_stop_and_down_immediate_an_immediate_one() {
     for (stop, code) in [(StopMode::Fast, 11), (StopMode::Immediate, 12)] {
         let world = World::standby(SAYS_WHICH);
-        // Until the shell has set its traps, a signal would just kill it.
-        world.wait_alive(2);
         world.permit(1, 0, Order::Down { stop });
         let status = world.wait_state(RunState::Exited);
         assert_eq!(status.exit, Some(ExitHow::Code(code)), "{stop:?}");
@@ -51,7 +49,6 @@ fn a_changed_permit_does_not_undo_a_stop() {
 #[test]
 fn a_run_that_was_primary_is_stopped_at_once_when_it_may_only_be_standby() {
     let world = World::standby(SAYS_WHICH);
-    world.wait_alive(2);
     world.permit(1, 0, primary(5, in_ms(60_000)));
     world.wait("a primary", |status| status.primary_epoch == Epoch(5));
     world.permit(1, 0, Order::Standby);
@@ -63,7 +60,6 @@ fn a_run_that_was_primary_is_stopped_at_once_when_it_may_only_be_standby() {
 #[test]
 fn a_newer_run_replaces_the_older_one() {
     let world = World::standby(POLITE);
-    world.wait_alive(2);
     let first = world.status().unwrap().postmaster;
     world.permit(2, 0, Order::Standby);
     let second = world.wait("run 2", |status| status.run == 2 && status.postmaster.is_some());
@@ -76,7 +72,6 @@ fn a_newer_run_replaces_the_older_one() {
 fn the_guard_stops_postgres_and_ends_when_told_to() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut world = World::standby(SAYS_WHICH);
-        world.wait_alive(2);
         world.signal_guard(signal);
         assert_eq!(world.guard_exit(), Some(0));
         let status = world.status().unwrap();

@@ -103,6 +103,8 @@ impl World {
         world.start_guard();
         world.permit(1, 0, Order::Standby);
         world.wait_state(RunState::Running);
+        // Until the shell has set its traps, any signal would just kill it.
+        world.wait_alive(2);
         world
     }
 
@@ -229,11 +231,21 @@ impl World {
         assert_eq!(self.alive(), Vec::<i32>::new(), "processes are left");
     }
 
+    /// Asserts that the guard has no child of any kind: what is not collected may still be dying.
+    pub(crate) fn assert_no_children(&self) {
+        let guard = self.guard_pid();
+        let all = tree::processes().unwrap();
+        let children = all.iter().filter(|(_, stat)| stat.parent == guard);
+        let children: Vec<i32> = children.map(|(pid, _)| *pid).collect();
+        assert_eq!(children, Vec::<i32>::new(), "children of the guard are left");
+    }
+
     pub(crate) fn wait_alive(&self, at_least: usize) {
         until("processes of the postmaster", || (self.alive().len() >= at_least).then_some(()));
     }
 }
 
+#[expect(clippy::print_stdout, reason = "a failing test says what it saw")]
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {

@@ -65,7 +65,7 @@ impl ProcessDriver {
         };
         let args = [
             format!("--pgdata={}", self.layout.cloning.display()),
-            format!("--dbname={}", settings::conninfo(&self.config, &self.layout, upstream)),
+            format!("--dbname={}", settings::tool_conninfo(&self.config, &self.layout, upstream)),
             format!("--slot={}", self.config.node),
             "--wal-method=stream".to_owned(),
             "--checkpoint=fast".to_owned(),

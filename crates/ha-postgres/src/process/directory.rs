@@ -134,11 +134,16 @@ fn give(path: &Path, owner: Option<RunAs>) -> io::Result<()> {
     std::os::unix::fs::lchown(path, Some(uid), Some(gid))
 }
 
-/// Writes a file of mode 0600 by atomic rename, unless it holds just that text already. On disk when
+/// Writes a file of mode 0600 by atomic rename, unless it holds just that already. On disk when
 /// it returns. Returns whether anything changed.
-pub(super) fn write_file(path: &Path, text: &str, owner: Option<RunAs>) -> Result<bool, String> {
+pub(super) fn write_file(
+    path: &Path,
+    content: impl AsRef<[u8]>,
+    owner: Option<RunAs>,
+) -> Result<bool, String> {
+    let content = content.as_ref();
     let fault = |error: io::Error| format!("cannot write {}: {error}", path.display());
-    let same = fs::read(path).is_ok_and(|old| old == text.as_bytes());
+    let same = fs::read(path).is_ok_and(|old| old == content);
     let private = fs::metadata(path).is_ok_and(|now| now.mode().trailing_zeros() >= 6);
     if same && private {
         return give(path, owner).map_err(fault).map(|()| false);
@@ -154,7 +159,7 @@ pub(super) fn write_file(path: &Path, text: &str, owner: Option<RunAs>) -> Resul
         .mode(0o600)
         .open(&scratch)
         .map_err(fault)?;
-    file.write_all(text.as_bytes()).map_err(fault)?;
+    file.write_all(content).map_err(fault)?;
     file.sync_all().map_err(fault)?;
     give(&scratch, owner).map_err(fault)?;
     fs::rename(&scratch, path).map_err(fault)?;

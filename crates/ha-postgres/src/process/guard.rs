@@ -25,13 +25,15 @@ use crate::driver::{ActionError, Effect, GuardSeen};
 const SILENT_AFTER: Duration = Duration::from_millis(1500);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-pub(super) fn boot_id() -> Result<BootId, String> {
+/// Reads the id of this boot.
+pub(crate) fn boot_id() -> Result<BootId, String> {
     let path = "/proc/sys/kernel/random/boot_id";
     let text = fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
     text.trim().parse().map_err(|error| format!("cannot read {path}: {error}"))
 }
 
-fn now() -> BootNanos {
+/// Reads `CLOCK_BOOTTIME`.
+pub(crate) fn boot_now() -> BootNanos {
     let time = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
@@ -71,7 +73,7 @@ impl ProcessDriver {
     /// Reads the status and judges how old it is.
     pub(super) fn guard_seen(&self) -> GuardSeen {
         let last = self.last_status();
-        let age = last.as_ref().map(|status| now().since(status.heartbeat));
+        let age = last.as_ref().map(|status| boot_now().since(status.heartbeat));
         if let (Some(status), Some(age)) = (&last, age)
             && age <= SILENT_AFTER
             && orphans::is_alive(status.guard_pid)

@@ -55,7 +55,7 @@ pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
 }
 
 /// Returns whether there is such a process, and it is no zombie.
-pub(super) fn is_alive(pid: i32) -> bool {
+pub(crate) fn is_alive(pid: i32) -> bool {
     stat(pid).is_some_and(|fields| !matches!(fields.first().map(String::as_str), Some("Z" | "X")))
 }
 

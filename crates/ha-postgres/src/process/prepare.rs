@@ -121,7 +121,7 @@ impl ProcessDriver {
         attempt: &Attempt,
     ) -> Result<(), ActionError> {
         let wanted = upstream.map_or_else(String::new, |upstream| {
-            settings::conninfo(&self.config, &self.layout, upstream)
+            settings::standby_conninfo(&self.config, &self.layout, upstream)
         });
         self.write_upstream(upstream, attempt).await?;
         let mut signalled: Option<Instant> = None;
@@ -163,8 +163,8 @@ impl ProcessDriver {
         let changing = std::sync::Arc::new(lock.await.map_err(|_| attempt.timed_out())?);
         let upstream = upstream.cloned();
         let done = self.file_work(&changing, move |config, layout| {
-            let conninfo =
-                upstream.map_or_else(String::new, |it| settings::conninfo(config, layout, &it));
+            let conninfo = upstream
+                .map_or_else(String::new, |it| settings::standby_conninfo(config, layout, &it));
             write_file(&layout.pass_file(), &settings::pass_file(config), config.run_as)?;
             edit(config, layout, CONF_FILE, |text| settings::with_conninfo(text, &conninfo))
         });
@@ -219,10 +219,19 @@ fn edit(
     change: impl Fn(&str) -> Option<String>,
 ) -> Result<(), String> {
     let path = layout.in_data(name);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+    let old = match fs::read(&path) {
+        Ok(old) => old,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
     };
-    change(&text).map_or(Ok(()), |new| write_file(&path, &new, config.run_as).map(drop))
+    let new = match std::str::from_utf8(&old) {
+        Ok(text) => change(text).map(String::into_bytes),
+        // A user's comments in an older encoding stay, byte for byte: what we add is ASCII.
+        Err(_) => {
+            let text: String = old.iter().map(|byte| char::from(*byte)).collect();
+            let back = |c| u8::try_from(u32::from(c)).unwrap_or(b'?');
+            change(&text).map(|new| new.chars().map(back).collect())
+        }
+    };
+    new.map_or(Ok(()), |new| write_file(&path, new, config.run_as).map(drop))
 }

@@ -40,6 +40,7 @@ impl ProcessDriver {
             match self.relation(&source, attempt).await? {
                 Relation::Ancestor => {
                     info!(upstream = %upstream.node, "nothing to rewind");
+                    self.ensure_slot_on(upstream, attempt).await?;
                     return self.configure(Some(upstream), true, &changing, attempt).await;
                 }
                 Relation::Unrelated => return Err(attempt.cannot("the histories share nothing")),
@@ -122,7 +123,7 @@ impl ProcessDriver {
             layout.set_mark(HalfMade::Rewind)
         });
         marked.await.map_err(|why| attempt.refused(why))?;
-        let source = settings::conninfo(&self.config, &self.layout, upstream);
+        let source = settings::tool_conninfo(&self.config, &self.layout, upstream);
         let args = [
             format!("--target-pgdata={}", self.layout.data_dir.display()),
             format!("--source-server={source} dbname=postgres"),

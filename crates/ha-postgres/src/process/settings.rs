@@ -12,6 +12,7 @@ use std::path::Path;
 use super::directory::{Layout, server_log_dir};
 use super::{ProcessConfig, Role};
 use crate::driver::Upstream;
+use crate::sql::APPLICATION_NAME;
 
 /// Our file with settings, in the data directory.
 pub(super) const CONF_FILE: &str = "haclt.conf";
@@ -181,7 +182,7 @@ pub(super) fn conf(config: &ProcessConfig, layout: &Layout, settings: &Settings<
             "primary_conninfo",
             settings
                 .upstream
-                .map_or_else(String::new, |upstream| conninfo(config, layout, upstream)),
+                .map_or_else(String::new, |upstream| standby_conninfo(config, layout, upstream)),
         ),
         ("primary_slot_name", config.node.to_string()),
         ("recovery_target_timeline", "latest".to_owned()),
@@ -233,13 +234,38 @@ fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// Returns how the WAL receiver reaches its upstream. The password is in the pass file.
-pub(super) fn conninfo(config: &ProcessConfig, layout: &Layout, upstream: &Upstream) -> String {
+/// Returns how the WAL receiver reaches its upstream: under the node's name, by which it counts as
+/// the one who acknowledges commits (rule 70).
+pub(super) fn standby_conninfo(
+    config: &ProcessConfig,
+    layout: &Layout,
+    upstream: &Upstream,
+) -> String {
+    conninfo(config, layout, upstream, config.node.as_str())
+}
+
+/// Returns how our tools reach an upstream: not under the node's name, since what a base backup
+/// receives is no acknowledgement by the node.
+pub(super) fn tool_conninfo(
+    config: &ProcessConfig,
+    layout: &Layout,
+    upstream: &Upstream,
+) -> String {
+    conninfo(config, layout, upstream, APPLICATION_NAME)
+}
+
+/// The password is in the pass file.
+fn conninfo(
+    config: &ProcessConfig,
+    layout: &Layout,
+    upstream: &Upstream,
+    application: &str,
+) -> String {
     let words = [
         ("host", upstream.host.clone()),
         ("port", upstream.port.to_string()),
         ("user", config.replication.name.clone()),
-        ("application_name", config.node.to_string()),
+        ("application_name", application.to_owned()),
         ("passfile", layout.pass_file().display().to_string()),
         ("sslmode", "prefer".to_owned()),
         ("connect_timeout", "3".to_owned()),
@@ -335,3 +361,6 @@ fn setting_name(line: &str) -> String {
 pub(super) fn config_file_arg(data_dir: &Path) -> String {
     format!("config_file={}", data_dir.join("postgresql.conf").display())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Nodes on this machine for tests: real PostgreSQL, the real guard, own directories and ports.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -102,6 +103,33 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
         }
         assert!(Instant::now() < deadline, "waited too long until {what}");
         sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A process of the server's user that has nothing to do with the server.
+pub(crate) struct Stranger(std::process::Child);
+
+impl Stranger {
+    /// Puts its number into the lock file of a server that is gone, as if it had been used again.
+    pub(crate) fn in_lock_file_of(node: &Node) -> Self {
+        let mut stranger = Command::new("sleep");
+        stranger.arg("600");
+        if let Some(user) = run_as() {
+            std::os::unix::process::CommandExt::uid(&mut stranger, user.uid);
+        }
+        let stranger = Self(stranger.spawn().unwrap());
+        let file = node.data().join("postmaster.pid");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (_, rest) = text.split_once('\n').unwrap();
+        std::fs::write(&file, format!("{}\n{rest}", stranger.0.id())).unwrap();
+        stranger
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 }
 
@@ -239,20 +267,14 @@ impl Node {
         self.status().and_then(|status| status.postmaster).expect("the server runs")
     }
 
-    pub(crate) fn signal(&self, pid: i32, signal: Signal) {
+    pub(crate) fn signal(pid: i32, signal: Signal) {
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
     pub(crate) async fn is_gone(&self) {
         let run = self.run.load(Ordering::Relaxed);
         until("the server is gone", async || {
-            let status = self.status()?;
-            // TODO(guard): rustix::process::waitpid(None) is wait4(0): it misses Postgres's children.
-            let pids = std::fs::read_dir("/proc").unwrap().flatten();
-            let here = pids.filter(|p| {
-                std::fs::read_link(p.path().join("cwd")).is_ok_and(|d| d == self.data())
-            });
-            (status.run >= run && status.state.is_gone() && here.count() == 0).then_some(())
+            self.status().filter(|status| status.run >= run && status.state.is_gone())
         })
         .await;
     }
@@ -264,7 +286,7 @@ impl Node {
 
     /// Ends the server without any shutdown.
     pub(crate) async fn crash(&self) {
-        self.signal(self.postmaster(), Signal::KILL);
+        Self::signal(self.postmaster(), Signal::KILL);
         self.is_gone().await;
     }
 
@@ -306,8 +328,6 @@ impl Drop for Node {
                 _ => std::thread::sleep(Duration::from_millis(5)),
             }
         }
-        if !std::thread::panicking() {
-            panic!("the guard of {} did not end", self.name);
-        }
+        assert!(std::thread::panicking(), "the guard of {} did not end", self.name);
     }
 }

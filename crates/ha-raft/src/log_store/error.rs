@@ -123,7 +123,7 @@ impl StoreError {
         match self {
             Self::Io { .. } | Self::TooSlow { .. } => {
                 "Look after the disk and the permissions of this directory, then start the agent \
-                 again; the store itself has not been changed."
+                 again; what the store holds is still there."
             }
             Self::Locked { .. } => {
                 "Stop the other agent first, or give this one a directory of its own."

@@ -44,12 +44,33 @@ pub(super) enum Job {
 }
 
 /// What the thread has done so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counters {
+    opened: Instant,
+    /// Since when it has been at one cycle, as [`Counters::now`] counts; 0 if it is not.
+    pub(super) busy_since: AtomicU64,
     pub(super) jobs: AtomicU64,
     pub(super) syncs: AtomicU64,
     pub(super) sync_micros: AtomicU64,
     pub(super) sync_micros_max: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn new() -> Self {
+        Self {
+            opened: Instant::now(),
+            busy_since: AtomicU64::new(0),
+            jobs: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+            sync_micros: AtomicU64::new(0),
+            sync_micros_max: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns microseconds since the store was opened, at least 1.
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
+    }
 }
 
 /// The thread's state.
@@ -85,7 +106,7 @@ impl IoThread {
             }
             let ends = cycle.is_empty();
             if ends || self.work(cycle) {
-                self.guarded(|io| io.disk.sync()).ok();
+                self.end();
                 return;
             }
             if !self.doomed.is_empty() {
@@ -94,9 +115,25 @@ impl IoThread {
         }
     }
 
+    fn end(mut self) {
+        self.guarded(|io| io.disk.sync()).ok();
+        if self.failure.borrow().is_some() {
+            // Dropping it would make sled write again, and, after an error, wait for ever for that
+            // to succeed, while it holds locks it shares with every other store of the process.
+            std::mem::forget(self.disk);
+        }
+    }
+
     /// Carries out jobs in order; returns whether to stop.
     fn work(&mut self, cycle: Vec<Job>) -> bool {
         self.counters.jobs.fetch_add(cycle.len() as u64, Ordering::Relaxed);
+        self.counters.busy_since.store(self.counters.now(), Ordering::Relaxed);
+        let stop = self.work_through(cycle);
+        self.counters.busy_since.store(0, Ordering::Relaxed);
+        stop
+    }
+
+    fn work_through(&mut self, cycle: Vec<Job>) -> bool {
         let mut writes = Vec::new();
         for job in cycle {
             match job {
@@ -112,7 +149,6 @@ impl IoThread {
                 }
                 Job::Stop { done } => {
                     self.write(std::mem::take(&mut writes));
-                    self.guarded(|io| io.disk.sync()).ok();
                     done.send(()).ok();
                     return true;
                 }

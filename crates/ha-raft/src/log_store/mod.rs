@@ -66,6 +66,8 @@ pub struct StoreStats {
     pub sync_total: Duration,
     /// How long the slowest took.
     pub sync_max: Duration,
+    /// For how long the disk's thread has been at what it is doing: long means that the disk hangs.
+    pub busy_for: Duration,
     /// Entries in the live log.
     pub entries: usize,
 }
@@ -99,7 +101,7 @@ pub async fn open(
     let (jobs, queue) = mpsc::channel(QUEUE_MAX);
     let (failure, failed) = watch::channel(None);
     let (running, ended) = watch::channel(());
-    let counters = Arc::new(Counters::default());
+    let counters = Arc::new(Counters::new());
     let shared = Arc::clone(&counters);
     let (root_dir, cluster, node) = (root.to_owned(), cluster.to_owned(), node.clone());
     let log = log_in(&root.join("store"));
@@ -163,7 +165,12 @@ impl LogStore {
     /// Returns what the store has done so far.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
+        let busy_for = match self.counters.busy_since.load(Ordering::Relaxed) {
+            0 => 0,
+            since => self.counters.now().saturating_sub(since),
+        };
         StoreStats {
+            busy_for: Duration::from_micros(busy_for),
             jobs: self.counters.jobs.load(Ordering::Relaxed),
             syncs: self.counters.syncs.load(Ordering::Relaxed),
             sync_total: Duration::from_micros(self.counters.sync_micros.load(Ordering::Relaxed)),

@@ -125,22 +125,27 @@ pub(super) async fn watch_leadership(
         });
         if stopped {
             // A leader that cannot write must not go on asking for heartbeats to be believed.
-            if let Err(e) = raft.shutdown().await {
-                tracing::error!(error = %e, "could not stop Raft in order");
-            }
+            stop(&raft).await;
             return;
         }
         let ended = tokio::select! {
             changed = metrics.changed() => changed.is_err(),
-            // An error only says that the store was closed in order.
-            Ok(()) = failure.changed() => false,
+            // A store that ends while Raft runs has failed, whether it could say so or not.
+            changed = failure.changed() => changed.is_err(),
         };
         if ended {
             publish.send_modify(|last| {
                 last.is_leader = false;
                 last.failure.get_or_insert_with(|| "it was shut down".to_owned());
             });
+            stop(&raft).await;
             return;
         }
+    }
+}
+
+async fn stop(raft: &Raft) {
+    if let Err(e) = raft.shutdown().await {
+        tracing::error!(error = %e, "could not stop Raft in order");
     }
 }

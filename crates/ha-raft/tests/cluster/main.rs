@@ -10,6 +10,7 @@ use std::time::Duration;
 use ha_core::state::{Outcome, Refused};
 use ha_raft::{ConfirmError, Effect, InitializeError, ProposeError, TransferError};
 use support::{Cluster, LIMIT, NAMES, describe, id, until};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -244,6 +245,44 @@ async fn a_proposal_bound_to_a_term_is_refused_in_every_other_one() {
     cluster.settled().await;
     let state = raft.state().borrow().clone();
     assert_eq!(state.state.nodes[&id("n2")].postgres, "n2:5", "no refused one came through");
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_for_long_gets_a_snapshot_and_keeps_it() {
+    let mut cluster = Cluster::founded().await;
+    let (leader, _) = cluster.leader().await;
+    let away = NAMES.map(id).into_iter().find(|node| *node != leader).unwrap();
+    cluster.stop(&away).await;
+    let raft = cluster.raft(&leader).clone();
+    let mut waiting = JoinSet::new();
+    for round in 10..4010 {
+        let raft = raft.clone();
+        waiting.spawn(async move { raft.propose(describe("n2", round), None, LIMIT).await });
+        if waiting.len() >= 64 {
+            waiting.join_next().await.unwrap().unwrap().unwrap();
+        }
+    }
+    while let Some(written) = waiting.join_next().await {
+        written.unwrap().unwrap();
+    }
+    // Three snapshots' worth of entries; the log begins after where the other node stopped.
+    until("a purged log", async || match raft.status() {
+        status if status.snapshot > Some(2000) && status.store.entries < 3000 => Ok(()),
+        status => Err(status),
+    })
+    .await;
+    cluster.start(&away).await;
+    cluster.settled().await;
+    let status = cluster.raft(&away).status();
+    assert!(status.snapshot > Some(2000), "{status:?}");
+    let state = cluster.raft(&away).state().borrow().clone();
+    cluster.stop(&away).await;
+    cluster.start(&away).await;
+    let again = cluster.raft(&away).state().borrow().clone();
+    assert!(again.index > 2000 && again.state.cluster == "orders", "from its own disk");
+    cluster.settled().await;
+    assert_eq!(cluster.raft(&away).state().borrow().state, state.state);
     cluster.shutdown().await;
 }
 

@@ -10,28 +10,32 @@ use tonic::Code;
 
 use crate::support::{Cluster, LIMIT, describe, id, until};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_for_somebody_else_is_refused_with_both_names() {
-    let cluster = Cluster::founded().await;
-    let (leader, _) = cluster.leader().await;
-    let store_id = cluster.raft(&id("n1")).store_id();
-    let good = RaftRequest {
+/// What makes a good message a bad one.
+type Change = fn(&mut RaftRequest);
+
+/// Returns a Pre-Vote of n2 that n1 takes.
+fn good(cluster: &Cluster) -> RaftRequest {
+    RaftRequest {
         format: 1,
         cluster: "orders".to_owned(),
         from: "n2".to_owned(),
         to: "n1".to_owned(),
-        to_store: store_id_text(store_id),
+        to_store: store_id_text(cluster.raft(&id("n1")).store_id()),
         payload: br#"{"vote":{"leader_id":{"term":0,"voted_for":"n2"},"committed":false},
             "last_log_id":null,"leadership_transfer":false}"#
             .to_vec(),
-    };
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_for_somebody_else_is_refused_with_both_names() {
+    let cluster = Cluster::founded().await;
+    let good = good(&cluster);
     let address = format!("http://{}", cluster.address("n1"));
     let mut client = RaftClient::connect(address).await.unwrap();
     client.pre_vote(good.clone()).await.unwrap();
 
-    type Change = fn(&mut RaftRequest);
-    let own = store_id_text(store_id);
-    let other_store = format!(r#"for store "0123", this is store "{own}""#);
+    let other_store = format!(r#"for store "0123", this is store "{}""#, good.to_store);
     let cases: [(Change, Code, &str); 10] = [
         (
             |r| r.cluster = "bills".to_owned(),
@@ -60,7 +64,17 @@ async fn a_message_for_somebody_else_is_refused_with_both_names() {
         assert!(status.message().contains(expected), "{} has not {expected}", status.message());
         assert!(!status.message().contains('\n'), "{}", status.message());
     }
-    // Entries with a hole, or too large for the log, would stop the node if they went through.
+    cluster.shutdown().await;
+}
+
+/// What openraft or the log store would take for a broken invariant, and stop the node for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_would_stop_the_node_is_refused() {
+    let cluster = Cluster::founded().await;
+    let (leader, _) = cluster.leader().await;
+    let good = good(&cluster);
+    let address = format!("http://{}", cluster.address("n1"));
+    let mut client = RaftClient::connect(address).await.unwrap();
     let vote = r#""vote":{"leader_id":{"term":9,"voted_for":"n2"},"committed":true}"#;
     let large = "x".repeat(70_000);
     let entry = |index: u64, why: &str| {
@@ -88,7 +102,6 @@ async fn a_message_for_somebody_else_is_refused_with_both_names() {
     let status = client.install_snapshot(request).await.unwrap_err();
     assert!(status.message().contains("an invalid snapshot: it has no header"), "{status}");
 
-    // None of it did any harm.
     assert!(cluster.raft(&id("n1")).status().failure.is_none());
     cluster.raft(&leader).confirm_leadership(LIMIT).await.unwrap();
     cluster.shutdown().await;

@@ -94,7 +94,7 @@ impl Parser {
                 }
             }
             "fsync" | "fdatasync" => {
-                if let Some(path) = self.own(path_of(args[0])) {
+                if let Some(path) = self.own(&path_of(args[0])) {
                     self.count += 1;
                     self.syncs.insert(pid.to_owned(), self.count);
                     self.events.push(Event::SyncBegins { path, number: self.count });
@@ -115,8 +115,8 @@ impl Parser {
         match name {
             "openat" => {
                 self.offsets.insert(result.split('<').next().unwrap().to_owned(), 0);
-                let path = PathBuf::from(String::from_utf8(unhex(args[1])).unwrap());
-                let Some(path) = self.own(path) else { return };
+                let path = named(args[1]);
+                let Some(path) = self.own(&path) else { return };
                 assert!(!args[2].contains("O_APPEND"), "{call}");
                 if args[2].contains("O_CREAT") {
                     self.events.push(Event::Create(path.clone()));
@@ -130,12 +130,12 @@ impl Parser {
                 let offset = self.offsets.entry(fd(0)).or_default();
                 let at = *offset;
                 *offset += data.len() as u64;
-                if let Some(path) = self.own(path_of(args[0])) {
+                if let Some(path) = self.own(&path_of(args[0])) {
                     self.events.push(Event::Write { path, at, data });
                 }
             }
             "pwrite64" => {
-                if let Some(path) = self.own(path_of(args[0])) {
+                if let Some(path) = self.own(&path_of(args[0])) {
                     let (data, at) = (unhex(args[1]), args[3].parse().unwrap());
                     assert_eq!(result, data.len().to_string(), "a write was cut short");
                     self.events.push(Event::Write { path, at, data });
@@ -145,48 +145,41 @@ impl Parser {
                 self.offsets.insert(fd(0), result.parse().unwrap());
             }
             "ftruncate" => {
-                if let Some(path) = self.own(path_of(args[0])) {
+                if let Some(path) = self.own(&path_of(args[0])) {
                     self.events.push(Event::Resize { path, length: args[1].parse().unwrap() });
                 }
             }
             "fsync" | "fdatasync" => {
-                if let Some(path) = self.own(path_of(args[0])) {
+                if let Some(path) = self.own(&path_of(args[0])) {
                     let number = self.syncs.remove(pid).unwrap();
                     self.events.push(Event::SyncEnds { path, number });
                 }
             }
-            "rename" => {
-                let path = |at: usize| PathBuf::from(String::from_utf8(unhex(args[at])).unwrap());
-                if let (Some(from), Some(to)) = (self.own(path(0)), self.own(path(1))) {
-                    self.events.push(Event::Rename { from, to });
-                }
-            }
-            "unlink" | "rmdir" | "mkdir" => {
-                let path = PathBuf::from(String::from_utf8(unhex(args[0])).unwrap());
-                let Some(path) = self.own(path) else { return };
-                self.events.push(match name {
-                    "mkdir" => Event::MakeDir(path),
-                    _ => Event::Remove(path),
-                });
-            }
+            "rename" | "unlink" | "rmdir" | "mkdir" => self.named(name, &args),
             // The manual page calls it unsuitable to make anything durable.
             "sync_file_range" => {}
             _ => {
                 let own = args.iter().any(|arg| {
-                    arg.contains('<') && self.own(path_of(arg)).is_some()
-                        || arg.starts_with('"')
-                            && self
-                                .own(PathBuf::from(
-                                    String::from_utf8_lossy(&unhex(arg)).into_owned(),
-                                ))
-                                .is_some()
+                    let path = if arg.starts_with('"') { named(arg) } else { path_of(arg) };
+                    self.own(&path).is_some()
                 });
+                // Reading through a mapping changes nothing.
                 assert!(!own || name == "mmap" && !call.contains("MAP_SHARED"), "{call}");
             }
         }
     }
 
-    fn own(&self, path: PathBuf) -> Option<PathBuf> {
+    /// A name has changed.
+    fn named(&mut self, call: &str, args: &[&str]) {
+        let Some(path) = self.own(&named(args[0])) else { return };
+        self.events.push(match call {
+            "rename" => Event::Rename { from: path, to: self.own(&named(args[1])).unwrap() },
+            "mkdir" => Event::MakeDir(path),
+            _ => Event::Remove(path),
+        });
+    }
+
+    fn own(&self, path: &Path) -> Option<PathBuf> {
         path.strip_prefix(&self.root).ok().map(Path::to_owned)
     }
 }
@@ -201,6 +194,11 @@ fn split(call: &str) -> (&str, Vec<&str>) {
 fn path_of(arg: &str) -> PathBuf {
     let hex = arg.split_once('<').map_or("", |(_, rest)| rest.trim_end_matches('>'));
     PathBuf::from(String::from_utf8_lossy(&unhex(hex)).into_owned())
+}
+
+/// Returns the path a string is: `"\x2f\x74"`.
+fn named(arg: &str) -> PathBuf {
+    PathBuf::from(String::from_utf8_lossy(&unhex(arg)).into_owned())
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -258,8 +256,8 @@ pub(crate) struct Disk {
     durable: Names,
     /// Changes of names since; they reach the disk in order.
     pending: Vec<Naming>,
-    /// How much of which file, or how many names, a sync that has begun covers.
-    syncs: BTreeMap<usize, usize>,
+    /// How many changes of which file, or of names, a sync that has begun covers.
+    syncs: BTreeMap<usize, (Option<usize>, usize)>,
 }
 
 impl Disk {
@@ -279,33 +277,42 @@ impl Disk {
             }
             Event::Resize { path, length } => self.file(path).pending.push(Change::Resize(*length)),
             Event::SyncBegins { path, number } => {
-                let covers = match self.now.files.get(path) {
-                    Some(file) => self.files[*file].pending.len(),
-                    None => self.pending.len(),
-                };
-                self.syncs.insert(*number, covers);
+                let file = self.now.files.get(path).copied();
+                let pending = file.map_or(self.pending.len(), |at| self.files[at].pending.len());
+                self.syncs.insert(*number, (file, pending));
             }
-            Event::SyncEnds { path, number } => {
-                let covers = self.syncs.remove(number).unwrap();
-                if self.now.files.contains_key(path) {
-                    let file = self.file(path);
-                    let done: Vec<_> = file.pending.drain(..covers).collect();
-                    done.iter().for_each(|change| change.apply(&mut file.durable));
-                } else {
-                    // The directory's own names, and whatever was named before them.
-                    let own = |naming: &Naming| naming.within(path);
-                    let upto = self.pending[..covers].iter().rposition(own).map_or(0, |at| at + 1);
-                    let done: Vec<_> = self.pending.drain(..upto).collect();
-                    done.into_iter().for_each(|naming| self.durable.take(naming));
-                    let left = self.syncs.values_mut();
-                    left.for_each(|covers| *covers = covers.saturating_sub(upto));
-                }
-            }
+            Event::SyncEnds { path, number } => self.synced(path, *number),
             Event::Rename { from, to } => {
                 self.name(Naming::Rename { from: from.clone(), to: to.clone() });
             }
             Event::Remove(path) => self.name(Naming::Remove(path.clone())),
             Event::MakeDir(path) => self.name(Naming::MakeDir(path.clone())),
+        }
+    }
+
+    fn synced(&mut self, path: &Path, number: usize) {
+        let (file, covers) = self.syncs.remove(&number).unwrap();
+        let count = match file {
+            Some(at) => {
+                let file = &mut self.files[at];
+                for change in file.pending.drain(..covers) {
+                    change.apply(&mut file.durable);
+                }
+                covers
+            }
+            None => {
+                // The directory's own names, and whatever was named before them.
+                let own = |naming: &Naming| naming.within(path);
+                let upto = self.pending[..covers].iter().rposition(own).map_or(0, |at| at + 1);
+                for naming in self.pending.drain(..upto) {
+                    self.durable.take(naming);
+                }
+                upto
+            }
+        };
+        // For a sync of the same that is still under way, these are done.
+        for (_, left) in self.syncs.values_mut().filter(|(other, _)| *other == file) {
+            *left = left.saturating_sub(count);
         }
     }
 
@@ -315,7 +322,8 @@ impl Disk {
     }
 
     fn file(&mut self, path: &Path) -> &mut File {
-        let file = self.now.files.get(path).unwrap_or_else(|| panic!("unknown file {path:?}"));
+        let file =
+            self.now.files.get(path).unwrap_or_else(|| panic!("unknown file {}", path.display()));
         &mut self.files[*file]
     }
 

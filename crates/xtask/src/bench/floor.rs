@@ -14,7 +14,7 @@ use crate::bench::stop;
 use crate::bench::world::{self, Place, World};
 use crate::bench::writer::{Journal, TABLE, Target, Writers};
 use crate::cluster::account::{self, Account};
-use crate::cluster::process::Process;
+use crate::cluster::process::{self, Process};
 use crate::cluster::{SUPERUSER, prepare};
 use crate::exec;
 use crate::failure::{Doing as _, Outcome};
@@ -62,7 +62,7 @@ pub(crate) fn measure(
     let outcome = pair.measure(runs);
     // Also after a failure nothing may be left for the cluster to meet.
     for host in 0..2 {
-        world.kill_all(Place::Host(host))?;
+        world.wipe(Place::Host(host))?;
     }
     outcome
 }
@@ -108,7 +108,9 @@ impl Pair<'_> {
         };
         stop::until("the client writes", LIMIT, || Ok(wrote(Duration::ZERO, primary, 75)))?;
         let fault_at = journal.now();
-        world::kill(&self.postmaster(primary)?);
+        let postmaster = self.postmaster(primary)?;
+        let segments = process::segments(&postmaster);
+        world::kill(&postmaster);
         let promoting = Instant::now();
         let mut promote = self.tool(1 - primary, "pg_ctl");
         promote.args(["promote", "--wait", "--silent", "-D"]).arg(self.pgdata(1 - primary));
@@ -116,6 +118,7 @@ impl Pair<'_> {
         let promote_ms = promoting.elapsed().as_secs_f64() * 1000.0;
         stop::until("writes went on", LIMIT, || Ok(wrote(fault_at, 1 - primary, 25)))?;
         let ended_at = journal.now();
+        process::remove_segments(&segments);
         writers.stop()?;
         let acks = journal.acks();
         debug_assert!(stats::count(&acks, Client::App) > 0);
@@ -126,7 +129,7 @@ impl Pair<'_> {
     /// Makes the other server a streaming standby of this one.
     fn clone_from(&self, primary: usize) -> Outcome<()> {
         let standby = 1 - primary;
-        self.world.kill_all(Place::Host(standby))?;
+        self.world.wipe(Place::Host(standby))?;
         drop(fs::remove_dir_all(self.pgdata(standby)));
         let from = Self::target(primary).address;
         let mut clone = self.tool(standby, "pg_basebackup");

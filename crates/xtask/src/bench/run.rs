@@ -87,19 +87,25 @@ pub(crate) fn run(
     let fault_at = journal.now();
     let injected = Instant::now();
     fault.inject(rig, old)?;
-    wait_for_writes(journal, fault, old, fault_at, ttl)?;
-
-    let healed = Instant::now();
-    fault.end(rig, old)?;
-    // A node that was never out of reach could come back from the moment it was hurt.
-    let reachable = if fault.moves_primary() { healed } else { injected };
-    let rejoin = wait_for_stream(rig, old, reachable)?;
-    let after = rig.wait_healthy()?;
+    let (reachable, rejoin) = if fault.moves_primary() {
+        wait_for_writes(journal, fault, old, fault_at, ttl)?;
+        let healed = Instant::now();
+        fault.end(rig, old)?;
+        (healed, wait_for_stream(rig, old, healed)?)
+    } else {
+        // A node that was never out of reach may come back from the moment it was hurt.
+        (injected, wait_for_stream(rig, old, injected)?)
+    };
+    rig.wait_healthy()?;
     let healthy = reachable.elapsed();
+    if !fault.moves_primary() {
+        wait_for_writes(journal, fault, old, fault_at, ttl)?;
+    }
     // Writing goes on while the node comes back: that is when it might acknowledge by mistake.
     stop::pause(Duration::from_secs(1))?;
     let ended_at = journal.now();
     writers.stop()?;
+    let after = rig.wait_healthy()?;
 
     let acks = journal.acks();
     let new = primary_index(&rig.cluster, &after)?;

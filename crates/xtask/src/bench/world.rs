@@ -110,6 +110,14 @@ impl World {
         Err(Failure::new(format!("could not kill {} processes", left.len())))
     }
 
+    /// The same for a server that will never start again: removes its shared memory too.
+    pub(crate) fn wipe(&self, place: Place) -> Outcome<()> {
+        let segments = segments_in(&self.name(place));
+        self.kill_all(place)?;
+        process::remove_segments(&segments);
+        Ok(())
+    }
+
     /// Cuts a host off: what it sends and what is sent to it vanishes, without any error to anybody.
     /// Its own processes still reach each other.
     pub(crate) fn cut(&self, host: usize) -> Outcome<()> {
@@ -160,8 +168,14 @@ fn processes_in(name: &str) -> Vec<Process> {
     list.lines().filter_map(|line| line.trim().parse().ok()).filter_map(Process::look).collect()
 }
 
+fn segments_in(name: &str) -> Vec<PathBuf> {
+    processes_in(name).iter().flat_map(process::segments).collect()
+}
+
 fn remove(name: &str) {
+    let segments = segments_in(name);
     process::end(&[], Duration::ZERO, || processes_in(name));
+    process::remove_segments(&segments);
     drop(ip(&["netns", "delete", name]));
 }
 

@@ -101,6 +101,30 @@ impl Process {
     }
 }
 
+/// Returns the files of PostgreSQL's shared memory that a process has mapped.
+///
+/// A server that is killed leaves them behind until it is started again; whoever kills one for good
+/// has to remove them.
+pub(crate) fn segments(process: &Process) -> Vec<PathBuf> {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", process.pid)).unwrap_or_default();
+    let mut found: Vec<PathBuf> = maps
+        .lines()
+        .filter_map(|line| line.find("/dev/shm/PostgreSQL.").map(|at| &line[at..]))
+        .filter(|path| !path.ends_with(" (deleted)"))
+        .map(PathBuf::from)
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Removes what [`segments`] found, once its server is gone.
+pub(crate) fn remove_segments(files: &[PathBuf]) {
+    for file in files {
+        drop(fs::remove_file(file));
+    }
+}
+
 /// Returns when a process started, from its `stat`; `None` for a zombie.
 fn start_time(stat: &str) -> Option<u64> {
     // The name in parentheses may hold anything: count from the last one.

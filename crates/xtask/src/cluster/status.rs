@@ -91,6 +91,12 @@ impl Status {
         self.nodes.iter().find(|node| node.role == "primary").map(|node| node.name.as_str())
     }
 
+    /// Returns whether a node takes part: it is primary or a standby that streams.
+    pub(crate) fn is_at_work(&self, name: &str) -> bool {
+        let states = ["running", "streaming"];
+        self.nodes.iter().any(|node| node.name == name && states.contains(&node.state.as_str()))
+    }
+
     /// Returns state and reason in one line, and what each node does.
     pub(crate) fn line(&self) -> String {
         let nodes = self
@@ -119,6 +125,7 @@ mod tests {
         assert_eq!((status.epoch, status.primary()), (7, Some("n2")));
         assert_eq!(status.holder.as_deref(), Some("n2"));
         assert!(!status.is_healthy());
+        assert!(status.is_at_work("n2") && !status.is_at_work("n1"));
         assert_eq!(status.line(), "degraded (n1 is gone): n1 none unreachable, n2 primary running");
     }
 

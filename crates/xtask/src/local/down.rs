@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::binaries;
+use crate::cluster::Cluster;
 use crate::cluster::process::{self, Process};
 use crate::cluster::status::Status;
 use crate::failure::{Doing as _, Failure, Outcome};
@@ -49,7 +51,10 @@ pub(crate) fn down(purge: bool) -> Outcome<()> {
 }
 
 fn stop(record: Option<&Record>, roots: &[&Path]) -> Outcome<()> {
-    for name in order(record) {
+    let cluster = record.and_then(known);
+    let status = || cluster.as_ref().and_then(|(cluster, haclt)| ask(cluster, haclt));
+    let order = status().map_or_else(Vec::new, |status| stopping_order(&status));
+    for name in order.into_iter().map(Some).chain([None]) {
         let agents = || of_program("ha-agent", roots, name.as_deref());
         let targets = agents();
         for agent in &targets {
@@ -59,6 +64,12 @@ fn stop(record: Option<&Record>, roots: &[&Path]) -> Outcome<()> {
         if !process::wait_until(AGENT_PATIENCE, || agents().is_empty()) {
             note!("it did not stop within {} s: killing it", AGENT_PATIENCE.as_secs());
             process::end(&[], Duration::ZERO, agents);
+        }
+        // Until the others have noticed, the primary would wait for it to take over.
+        if let Some(name) = name.filter(|_| !targets.is_empty()) {
+            process::wait_until(Duration::from_secs(3), || {
+                status().is_none_or(|status| !status.is_at_work(&name))
+            });
         }
     }
     let guards = || of_program("ha-guard", roots, None);
@@ -75,19 +86,18 @@ fn stop(record: Option<&Record>, roots: &[&Path]) -> Outcome<()> {
         .hint("They belong to another user, or are stuck in the kernel; try again as root."))
 }
 
-/// In which order to stop the agents: the standby first, so that there is nobody to hand over to,
-/// and the witness last, so that there is a majority all the time. `None` stands for all the rest.
-fn order(record: Option<&Record>) -> Vec<Option<String>> {
-    let names = record.and_then(|record| {
-        let guard = binaries::guard_path().ok()?;
-        let cluster = record.cluster(local::means(guard, None).ok()?);
-        let haclt = paths::target().ok()?.join("release").join("haclt");
-        let status = Status::ask(std::process::Command::new(haclt), &cluster.endpoints()).ok()?;
-        Some(stopping_order(&status))
-    });
-    names.unwrap_or_default().into_iter().map(Some).chain([None]).collect()
+/// Returns the cluster and where `haclt` is, if that can be found out.
+fn known(record: &Record) -> Option<(Cluster, PathBuf)> {
+    let cluster = record.cluster(local::means(binaries::guard_path().ok()?, None).ok()?);
+    Some((cluster, paths::target().ok()?.join("release").join("haclt")))
 }
 
+fn ask(cluster: &Cluster, haclt: &Path) -> Option<Status> {
+    Status::ask(Command::new(haclt), &cluster.endpoints()).ok()
+}
+
+/// In which order to stop the agents: the standby first, so that there is nobody to hand over to,
+/// and the witness last, so that there is a majority for as long as possible.
 fn stopping_order(status: &Status) -> Vec<String> {
     let rank = |role: &str| match role {
         "primary" => 1,

@@ -18,10 +18,14 @@ use crate::{data, exec, note, paths, ports};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Starts what is missing and waits until the cluster is healthy.
-pub(crate) fn up() -> Outcome<()> {
+pub(crate) fn up(no_build: bool) -> Outcome<()> {
     let began = Instant::now();
-    note!("building the agent, haclt and the guard");
-    let programs = Programs::build()?;
+    let programs = if no_build {
+        Programs::built()?
+    } else {
+        note!("building the agent, haclt and the guard");
+        Programs::build()?
+    };
     let account = account::for_server()?;
     let _lock = lock()?;
     let (record, is_new) = match Record::read()? {
@@ -126,7 +130,7 @@ fn ports_are_free(node: &Node, roots: &[&Path]) -> Outcome<()> {
             continue;
         }
         let by = owner.map_or_else(
-            || "another program".to_owned(),
+            || "another program, or by an outgoing connection".to_owned(),
             |process| format!("{} (pid {}: {})", process.program, process.pid, process.command),
         );
         return Err(Failure::new(format!(

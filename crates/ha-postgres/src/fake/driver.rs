@@ -1,0 +1,426 @@
+//! The trait's implementation over a [`FakeWorld`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ha_core::ancestry::{Relation, TimelineSwitch, compare};
+use ha_core::permit::{GuardStatus, Permit, RunState};
+use ha_core::{Epoch, Lsn, NodeId, TimelineId, WalPosition};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Data, FIRST_LSN, FakeWorld, Presence, Server, SetUp, World, boot, boot_now};
+use crate::attempt::Attempt;
+use crate::driver::{
+    ActionError, ControlFile, ControlState, DataDir, Effect, GuardSeen, HalfMade, PostgresDriver,
+    Probe, ProbeError, Upstream, UpstreamHistory,
+};
+
+/// How long a step of a tool takes.
+const STEP: Duration = Duration::from_millis(5);
+/// Bytes in a fake data directory.
+const CLONE_BYTES: u64 = 30 << 20;
+
+/// Runs one node of a [`FakeWorld`].
+#[derive(Debug, Clone)]
+pub struct FakeDriver {
+    world: FakeWorld,
+    node: NodeId,
+}
+
+impl FakeDriver {
+    pub(super) const fn new(world: FakeWorld, node: NodeId) -> Self {
+        Self { world, node }
+    }
+
+    /// Looks at or changes this node after letting the world run on.
+    fn here<T>(&self, act: impl FnOnce(&mut Server) -> T) -> T {
+        let mut world = self.world.lock();
+        world.tick();
+        act(world.servers.get_mut(&self.node).expect("a driver's node is in its world"))
+    }
+
+    /// Waits as a frozen server makes one wait.
+    async fn answered(&self, during: &'static str, deadline: Instant) -> Result<(), ProbeError> {
+        let began = Instant::now();
+        if self.here(|server| server.running.is_none()) {
+            return Err(ProbeError::Refused);
+        }
+        if self.here(|server| server.switches.frozen) {
+            sleep_until(deadline).await;
+            let waited_ms = ha_core::clock::millis(began.elapsed());
+            return Err(ProbeError::TimedOut { during, waited_ms });
+        }
+        Ok(())
+    }
+
+    async fn reached(&self, attempt: &Attempt) -> Result<(), ActionError> {
+        self.answered("connecting", attempt.deadline()).await.map_err(|error| match error {
+            ProbeError::TimedOut { .. } => attempt.timed_out(),
+            error => attempt.refused(error),
+        })
+    }
+
+    /// Changes the stopped data directory.
+    fn change<T>(
+        &self,
+        attempt: &Attempt,
+        act: impl FnOnce(&mut Server) -> Result<T, ActionError>,
+    ) -> Result<T, ActionError> {
+        self.here(|server| {
+            if server.running.is_some() {
+                return Err(attempt.refused("a process runs on the data directory"));
+            }
+            act(server)
+        })
+    }
+
+    /// Returns the data of a reachable upstream, and whether it accepts writes.
+    fn source(&self, upstream: &Upstream, attempt: &Attempt) -> Result<(Data, bool), ActionError> {
+        let mut world = self.world.lock();
+        world.tick();
+        let world: &World = &world;
+        let node = world.addresses.get(&(upstream.host.clone(), upstream.port));
+        let server = node.and_then(|node| world.reachable(&self.node, node));
+        let server = server.ok_or_else(|| attempt.refused("connection refused"))?;
+        Ok((server.data.clone(), server.running.is_some_and(|running| !running.in_recovery)))
+    }
+
+    fn prepare(&self, standby: bool, upstream: Option<&Upstream>) -> Result<(), ActionError> {
+        let attempt = Attempt::new("prepare the start", Instant::now());
+        self.change(&attempt, |server| {
+            if server.data.presence != Presence::Present {
+                return Err(attempt.cannot(format!("the data is {:?}", server.data.presence)));
+            }
+            server.set_up = Some(set_up(standby, upstream));
+            Ok(())
+        })
+    }
+
+    /// Puts the upstream's data in place, as a clone and a rewind do.
+    async fn take_over(
+        &self,
+        upstream: &Upstream,
+        kind: HalfMade,
+        attempt: &Attempt,
+    ) -> Result<(), ActionError> {
+        self.change(attempt, |server| {
+            server.data.presence = Presence::HalfMade(kind);
+            Ok(())
+        })?;
+        sleep(STEP).await;
+        if attempt.left().is_zero() {
+            return Err(attempt.timed_out());
+        }
+        let (data, _) = self.source(upstream, attempt)?;
+        self.change(attempt, |server| {
+            server.data = data;
+            server.set_up = Some(set_up(true, Some(upstream)));
+            Ok(())
+        })
+    }
+}
+
+fn set_up(standby: bool, upstream: Option<&Upstream>) -> SetUp {
+    SetUp { standby, upstream: upstream.map(|it| (it.host.clone(), it.port)) }
+}
+
+fn control(server: &Server) -> ControlFile {
+    let Data { system_identifier, timeline, flushed, checkpointed, .. } = server.data;
+    let standby = server.set_up.as_ref().is_some_and(|set_up| set_up.standby);
+    ControlFile {
+        system_identifier,
+        major: 15,
+        state: match (server.running.map(|running| running.in_recovery), server.data.clean) {
+            (Some(true), _) => ControlState::InRecovery,
+            (Some(false), _) | (None, false) => ControlState::InProduction,
+            (None, true) => ControlState::ShutDown,
+        },
+        checkpoint: WalPosition { timeline: checkpointed, lsn: flushed },
+        redo: flushed,
+        min_recovery_end: WalPosition { timeline, lsn: flushed },
+        checksums: true,
+        standby_signal: standby,
+    }
+}
+
+impl PostgresDriver for FakeDriver {
+    fn guard(&self) -> GuardSeen {
+        self.here(|server| match &server.guard {
+            None => GuardSeen::Absent,
+            Some(last) if server.switches.guard_frozen => {
+                let silent_ms = ha_core::clock::millis(boot_now().since(last.heartbeat));
+                GuardSeen::Silent { silent_ms, last: Some(last.clone()) }
+            }
+            Some(status) => GuardSeen::Alive(status.clone()),
+        })
+    }
+
+    async fn ensure_guard(&self, _deadline: Instant) -> Result<(), ActionError> {
+        self.here(|server| {
+            server.guard.get_or_insert_with(|| GuardStatus {
+                boot: boot(),
+                guard_pid: 4710,
+                heartbeat: boot_now(),
+                run: 0,
+                state: RunState::Idle,
+                postmaster: None,
+                exit: None,
+                primary_epoch: Epoch::NONE,
+                realtime: false,
+                reason: String::new(),
+            });
+        });
+        Ok(())
+    }
+
+    fn read_permit(&self) -> Result<Option<Permit>, ActionError> {
+        Ok(self.here(|server| server.permit.filter(|permit| permit.boot == boot())))
+    }
+
+    fn write_permit(&self, permit: &Permit) -> Result<(), ActionError> {
+        self.here(|server| server.permit = Some(*permit));
+        self.here(|_| ());
+        Ok(())
+    }
+
+    async fn kill_orphans(&self, _deadline: Instant) -> Result<(), ActionError> {
+        let attempt = Attempt::new("kill orphaned processes", Instant::now());
+        match self.guard() {
+            GuardSeen::Absent => Ok(()),
+            _ => Err(attempt.cannot("a guard holds the lock: it alone may kill")),
+        }
+    }
+
+    async fn inspect(&self, _deadline: Instant) -> DataDir {
+        self.here(|server| match server.data.presence {
+            _ if server.switches.mount_gone => DataDir::Missing,
+            Presence::Empty => DataDir::Empty,
+            Presence::HalfMade(kind) => DataDir::HalfMade(kind),
+            Presence::Present => DataDir::Present(control(server)),
+        })
+    }
+
+    async fn probe(&self, deadline: Instant) -> Result<Probe, ProbeError> {
+        self.answered("reading the state", deadline).await?;
+        let mut world = self.world.lock();
+        world.tick();
+        let source = world.source_of(&self.node);
+        let attached = world
+            .servers
+            .iter()
+            .filter(|(node, _)| world.source_of(node).as_ref() == Some(&self.node));
+        let attached = attached.map(|(node, server)| (node.to_string(), server.data.flushed));
+        let attached = attached.collect();
+        let upstream_end = source.as_ref().and_then(|source| world.servers.get(source));
+        let upstream_end = upstream_end.map_or(Lsn::ZERO, |server| server.data.flushed);
+        let server = world.servers.get(&self.node).ok_or(ProbeError::Refused)?;
+        let in_recovery = server.running.ok_or(ProbeError::Refused)?.in_recovery;
+        let data = &server.data;
+        Ok(Probe {
+            in_recovery,
+            system_identifier: data.system_identifier,
+            version_num: 150_000,
+            timeline: data.timeline,
+            flushed: data.flushed,
+            replayed: data.replayed,
+            streaming: source.is_some(),
+            upstream_end,
+            pending_restart: false,
+            attached,
+            busy_clients: 0,
+            checkpoint_on_timeline: !in_recovery && data.checkpointed == data.timeline,
+        })
+    }
+
+    async fn probe_write(&self, deadline: Instant) -> Result<(), ProbeError> {
+        self.answered("writing", deadline).await?;
+        if self.here(|server| server.switches.disk_full) {
+            return Err(ProbeError::CannotWrite("no space left on device".to_owned()));
+        }
+        let written = self.world.write(&self.node, 64);
+        written.map(drop).ok_or_else(|| ProbeError::Other("it is in recovery".to_owned()))
+    }
+
+    async fn initdb(&self, _deadline: Instant) -> Result<ControlFile, ActionError> {
+        let attempt = Attempt::new("initialise a database cluster", Instant::now());
+        sleep(STEP).await;
+        let identifier = {
+            let mut world = self.world.lock();
+            world.clusters_made += 1;
+            7_000_000 + world.clusters_made
+        };
+        self.change(&attempt, |server| {
+            if server.data.presence == Presence::Present {
+                return Err(attempt.cannot("the data directory is not empty"));
+            }
+            server.data = Server::new(server.margin).data;
+            server.data.presence = Presence::Present;
+            server.data.system_identifier = identifier;
+            server.data.flushed = Lsn(FIRST_LSN.0 + 0x0050_0000);
+            server.data.replayed = server.data.flushed;
+            server.set_up = Some(set_up(true, None));
+            Ok(control(server))
+        })
+    }
+
+    async fn clone_from(
+        &self,
+        upstream: &Upstream,
+        progress: &(dyn Fn(u64, Option<u64>) + Send + Sync),
+        deadline: Instant,
+    ) -> Result<(), ActionError> {
+        let attempt = Attempt::new(format!("clone from {}", upstream.node), deadline);
+        self.source(upstream, &attempt)?;
+        progress(0, Some(CLONE_BYTES));
+        self.take_over(upstream, HalfMade::Clone, &attempt).await?;
+        progress(CLONE_BYTES, Some(CLONE_BYTES));
+        Ok(())
+    }
+
+    async fn rewind(&self, upstream: &Upstream, deadline: Instant) -> Result<(), ActionError> {
+        let attempt = Attempt::new(format!("rewind to follow {}", upstream.node), deadline);
+        loop {
+            let (data, writable) = self.source(upstream, &attempt)?;
+            if writable && data.checkpointed == data.timeline {
+                break;
+            }
+            if attempt.left().is_zero() {
+                return Err(attempt.timed_out());
+            }
+            sleep(STEP).await;
+        }
+        let (source, _) = self.source(upstream, &attempt)?;
+        let ours = self.here(|server| server.data.clone());
+        if source.system_identifier != ours.system_identifier {
+            return Err(attempt.cannot("it is another database cluster"));
+        }
+        let (timeline, flushed) = (source.timeline, source.flushed);
+        match compare(ours.end(), &ours.history, timeline, &source.history, flushed) {
+            Relation::Ancestor => return self.prepare(true, Some(upstream)),
+            Relation::Unrelated => return Err(attempt.cannot("the histories share nothing")),
+            Relation::Diverged { .. } if ours.timeline == source.timeline => {
+                return Err(attempt.cannot("both wrote the same timeline"));
+            }
+            Relation::Diverged { .. } => {}
+        }
+        if self.here(|server| server.switches.rewind_fails) {
+            self.here(|server| server.data.presence = Presence::HalfMade(HalfMade::Rewind));
+            return Err(attempt.failed("pg_rewind: could not find WAL", Effect::Unknown));
+        }
+        self.take_over(upstream, HalfMade::Rewind, &attempt).await
+    }
+
+    async fn prepare_standby(
+        &self,
+        upstream: Option<&Upstream>,
+        _deadline: Instant,
+    ) -> Result<(), ActionError> {
+        self.prepare(true, upstream)
+    }
+
+    async fn prepare_restart_in_place(&self, _deadline: Instant) -> Result<(), ActionError> {
+        self.prepare(false, None)
+    }
+
+    async fn follow(
+        &self,
+        upstream: Option<&Upstream>,
+        deadline: Instant,
+    ) -> Result<(), ActionError> {
+        self.reached(&Attempt::new("follow", deadline)).await?;
+        self.here(|server| server.set_up = Some(set_up(true, upstream)));
+        Ok(())
+    }
+
+    async fn promote(&self, deadline: Instant) -> Result<WalPosition, ActionError> {
+        let attempt = Attempt::new("promote", deadline);
+        self.reached(&attempt).await?;
+        sleep(STEP).await;
+        self.here(|server| {
+            let running = server.running.as_mut();
+            let running = running.ok_or_else(|| attempt.failed("it ended", Effect::Unknown))?;
+            if running.in_recovery {
+                running.in_recovery = false;
+                let Data { timeline, history, flushed, replayed, .. } = &mut server.data;
+                history.push(TimelineSwitch { timeline: *timeline, end: *flushed });
+                *timeline = TimelineId(timeline.0 + 1);
+                flushed.0 += 42;
+                *replayed = *flushed;
+                server.set_up = Some(set_up(false, None));
+            }
+            let lsn = server.data.history.last().map_or(Lsn::ZERO, |switch| switch.end);
+            Ok(WalPosition { timeline: server.data.timeline, lsn })
+        })
+    }
+
+    async fn checkpoint(&self, deadline: Instant) -> Result<(), ActionError> {
+        self.reached(&Attempt::new("checkpoint", deadline)).await?;
+        self.here(|server| server.data.checkpointed = server.data.timeline);
+        Ok(())
+    }
+
+    async fn keep_slots(
+        &self,
+        peers: &[NodeId],
+        positions: &[(NodeId, Lsn)],
+        deadline: Instant,
+    ) -> Result<(), ActionError> {
+        self.reached(&Attempt::new("keep replication slots", deadline)).await?;
+        self.here(|server| {
+            let replayed = server.data.replayed;
+            for peer in peers.iter().filter(|peer| **peer != self.node) {
+                server.slots.entry(peer.clone()).or_insert(replayed);
+            }
+            for (peer, position) in positions {
+                if let Some(slot) = server.slots.get_mut(peer) {
+                    *slot = (*slot).max(replayed.min(*position));
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn end_of_wal(&self, _deadline: Instant) -> Result<WalPosition, ActionError> {
+        let attempt = Attempt::new("find the end of WAL", Instant::now());
+        self.change(&attempt, |server| Ok(server.data.end()))
+    }
+
+    fn local_history(&self) -> Result<Vec<TimelineSwitch>, ActionError> {
+        Ok(self.here(|server| server.data.history.clone()))
+    }
+
+    async fn upstream_history(
+        &self,
+        upstream: &Upstream,
+        deadline: Instant,
+    ) -> Result<UpstreamHistory, ActionError> {
+        let attempt = Attempt::new(format!("read the history of {}", upstream.node), deadline);
+        let (data, writable) = self.source(upstream, &attempt)?;
+        Ok(UpstreamHistory {
+            system_identifier: data.system_identifier,
+            timeline: data.timeline,
+            switches: data.history,
+            flushed: data.flushed,
+            writable,
+            checkpoint_on_timeline: writable && data.checkpointed == data.timeline,
+        })
+    }
+
+    fn move_aside(&self, why: &str) -> Result<PathBuf, ActionError> {
+        let attempt = Attempt::new("move the data directory aside", Instant::now());
+        self.change(&attempt, |server| {
+            server.moved_aside += 1;
+            server.data = Server::new(server.margin).data;
+            server.set_up = None;
+            Ok(PathBuf::from(format!("/fake/aside-{:04}-{why}", server.moved_aside)))
+        })
+    }
+
+    fn free_bytes(&self) -> Result<u64, ActionError> {
+        Ok(if self.here(|server| server.switches.disk_full) { 0 } else { 1 << 40 })
+    }
+
+    fn margin(&self) -> Duration {
+        self.here(|server| server.margin)
+    }
+}

@@ -1,0 +1,37 @@
+//! Addresses of a cluster's own: 127.x.y.1 to .3, so that no two clusters share a port.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A claimed range of loopback addresses, for as long as the value lives.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    _held: TcpListener,
+    x: u8,
+    y: u8,
+}
+
+/// Where a claim is held; no node listens there.
+const CLAIM_PORT: u16 = 7399;
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+impl Claim {
+    /// Claims a range that no other cluster on this machine has.
+    pub(crate) fn new() -> Self {
+        let start = std::process::id().wrapping_mul(61) + NEXT.fetch_add(1, Ordering::Relaxed);
+        for step in 0..16_000 {
+            let number = (start + step) % 16_000;
+            let x = u8::try_from(64 + number / 250).expect("below 128");
+            let y = u8::try_from(1 + number % 250).expect("below 251");
+            if let Ok(held) = TcpListener::bind((Ipv4Addr::new(127, x, y, 254), CLAIM_PORT)) {
+                return Self { _held: held, x, y };
+            }
+        }
+        panic!("every range of loopback addresses is taken");
+    }
+
+    /// Returns the address of the `n`th node, counted from 1.
+    pub(crate) fn node(&self, n: u8) -> String {
+        Ipv4Addr::new(127, self.x, self.y, n).to_string()
+    }
+}

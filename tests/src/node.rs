@@ -1,0 +1,344 @@
+//! One node of a cluster: its files, its processes, what can be done to them.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use ha_core::permit::{GuardStatus, PERMIT_FILE, Permit, STATUS_FILE};
+use rustix::process::Signal;
+use tokio_postgres::NoTls;
+
+use crate::config::Config;
+use crate::{processes, programs, status};
+
+/// Port of an agent; each node has an address of its own.
+const GRPC_PORT: u16 = 7431;
+/// Port of a database.
+const POSTGRES_PORT: u16 = 5431;
+/// The superuser's password.
+pub const SUPERUSER_PASSWORD: &str = "sup3r-Secret-of-tests";
+/// The replication user's password.
+pub const REPLICATION_PASSWORD: &str = "repl1cation-Secret-of-tests";
+
+/// One node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Whether it has a database.
+    pub is_data: bool,
+    /// Its configuration; written at each start of the agent.
+    pub config: Config,
+    /// Where everything of it lies.
+    pub dir: PathBuf,
+    /// Further environment of the agent.
+    pub environment: Vec<(String, String)>,
+    address: String,
+    permit_dir: PathBuf,
+    agent: Option<Child>,
+}
+
+impl Node {
+    pub(crate) fn new(
+        name: &str,
+        is_data: bool,
+        base: &Path,
+        permits: &Path,
+        address: String,
+        cluster: &str,
+    ) -> Self {
+        let dir = base.join(name);
+        let permit_dir = permits.join(name);
+        let mut node = Self {
+            name: name.to_owned(),
+            is_data,
+            config: Config::default(),
+            dir,
+            environment: Vec::new(),
+            address,
+            permit_dir,
+            agent: None,
+        };
+        make_dir(&node.dir);
+        let config = &mut node.config;
+        config.text("cluster", cluster).text("node", name);
+        config.text("kind", if is_data { "data" } else { "witness" });
+        config.text("data_dir", node.dir.join("agent").display());
+        config.text("listen.grpc", format!("{}:{GRPC_PORT}", node.address));
+        if is_data {
+            node.configure_postgres(base);
+        }
+        node
+    }
+
+    fn configure_postgres(&mut self, base: &Path) {
+        make_dir(&self.dir.join("pg"));
+        make_dir(&self.dir.join("pg/data"));
+        make_dir(&self.permit_dir);
+        chown(&self.dir.join("pg"));
+        chown(&self.dir.join("pg/data"));
+        let listen = self.postgres();
+        let config = &mut self.config;
+        config.text("postgres.bin_dir", programs::postgres_dir().display());
+        config.text("postgres.data_dir", self.dir.join("pg/data").display());
+        config.text("postgres.listen", listen);
+        config.text("postgres.superuser_password_file", base.join("superuser").display());
+        config.text("postgres.replication_password_file", base.join("replication").display());
+        config.text("postgres.guard", programs::guard().display());
+        config.text("postgres.permit_dir", self.permit_dir.display());
+        config.text("postgres.log_dir", self.dir.join("log").display());
+        // Many clusters on one machine: each small.
+        config.text("postgres.parameters.shared_buffers", "16MB");
+        config.text("postgres.parameters.max_connections", "30");
+    }
+
+    /// Returns where its agent listens.
+    pub fn grpc(&self) -> String {
+        format!("{}:{GRPC_PORT}", self.address)
+    }
+
+    /// Returns where its database listens.
+    pub fn postgres(&self) -> String {
+        format!("{}:{POSTGRES_PORT}", self.address)
+    }
+
+    /// Returns its data directory.
+    pub fn pgdata(&self) -> PathBuf {
+        PathBuf::from(self.config.get("postgres.data_dir").expect("a data node"))
+    }
+
+    /// Returns the agent's log.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("agent.log")
+    }
+
+    /// Returns where the agent keeps its Raft store.
+    pub fn raft_dir(&self) -> PathBuf {
+        PathBuf::from(self.config.get("data_dir").expect("every node has one")).join("raft")
+    }
+
+    /// Returns the directory that agent and guard share.
+    pub fn permit_dir(&self) -> &Path {
+        &self.permit_dir
+    }
+
+    /// Writes the configuration file and returns where it is.
+    pub fn write_config(&self) -> PathBuf {
+        let path = self.dir.join("agent.toml");
+        fs::write(&path, self.config.render()).expect("a writable directory");
+        path
+    }
+
+    /// Starts the agent.
+    pub fn start(&mut self) {
+        assert!(self.agent.is_none(), "the agent of {} runs already", self.name);
+        self.agent = Some(self.spawn());
+    }
+
+    /// Starts a further agent with this node's configuration; whoever called must see to its end.
+    pub fn spawn(&self) -> Child {
+        let config = self.write_config();
+        let log = OpenOptions::new().append(true).create(true).open(self.log());
+        let log = log.expect("a writable log");
+        Command::new(programs::program("ha-agent"))
+            .arg("--config")
+            .arg(config)
+            .envs(self.environment.iter().cloned())
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor"))
+            .stderr(log)
+            .spawn()
+            .expect("the agent can be started")
+    }
+
+    /// Returns whether the agent runs.
+    pub fn agent_runs(&mut self) -> bool {
+        self.agent.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|end| end.is_none()))
+    }
+
+    /// Returns the agent's process id.
+    pub fn agent_pid(&self) -> i32 {
+        let child = self.agent.as_ref().expect("an agent that runs");
+        i32::try_from(child.id()).expect("a process id")
+    }
+
+    /// Kills the agent, nothing else.
+    pub fn kill_agent(&mut self) {
+        if let Some(mut child) = self.agent.take() {
+            child.kill().expect("our own child");
+            child.wait().expect("our own child");
+        }
+    }
+
+    /// Sends a signal to the agent.
+    pub fn signal_agent(&self, signal: Signal) {
+        processes::send(self.agent_pid(), signal);
+    }
+
+    /// Waits for the agent to end by itself.
+    pub async fn agent_end(&mut self, limit: Duration) -> ExitStatus {
+        let mut child = self.agent.take().expect("an agent that was started");
+        let until = Instant::now() + limit;
+        loop {
+            if let Some(status) = child.try_wait().expect("our own child") {
+                return status;
+            }
+            if Instant::now() >= until {
+                self.agent = Some(child);
+                panic!("the agent of {} did not end within {limit:?}", self.name);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Tells the agent to stop (SIGTERM) and waits for its end.
+    pub async fn stop_agent(&mut self, limit: Duration) -> ExitStatus {
+        self.signal_agent(Signal::TERM);
+        self.agent_end(limit).await
+    }
+
+    /// Returns what the guard last wrote.
+    pub fn guard_status(&self) -> Option<GuardStatus> {
+        let text = fs::read_to_string(self.permit_dir.join(STATUS_FILE)).ok()?;
+        GuardStatus::decode(&text).ok()
+    }
+
+    /// Returns the guard's process id, if it lives.
+    pub fn guard_pid(&self) -> Option<i32> {
+        self.guard_status().map(|status| status.guard_pid).filter(|pid| processes::is_alive(*pid))
+    }
+
+    /// Returns the postmaster's process id, if it lives.
+    pub fn postmaster(&self) -> Option<i32> {
+        self.guard_status()?.postmaster.filter(|pid| processes::is_alive(*pid))
+    }
+
+    /// Returns the permit on disk.
+    pub fn permit(&self) -> Option<Permit> {
+        Permit::decode(&fs::read_to_string(self.permit_dir.join(PERMIT_FILE)).ok()?).ok()
+    }
+
+    /// Replaces the permit, as the agent would.
+    pub fn put_permit(&self, text: &str) {
+        let scratch = self.permit_dir.join("permit.test");
+        fs::write(&scratch, text).expect("a writable directory");
+        fs::rename(scratch, self.permit_dir.join(PERMIT_FILE)).expect("a writable directory");
+    }
+
+    /// Returns every living process of this node but the agent's.
+    pub fn database_processes(&self) -> Vec<processes::Process> {
+        let mut found = processes::under(&self.dir);
+        found.retain(|process| process.program != "ha-agent");
+        found
+    }
+
+    /// Kills everything of this node at once, as a power cut would.
+    pub fn kill_everything(&mut self) {
+        let mut pids: Vec<i32> = self.database_processes().iter().map(|p| p.pid).collect();
+        if self.agent.is_some() {
+            pids.insert(0, self.agent_pid());
+        }
+        for pid in pids {
+            processes::send(pid, Signal::KILL);
+        }
+        self.kill_agent();
+        // Whatever was being started in that moment.
+        for _ in 0..200 {
+            let left = self.database_processes();
+            if left.is_empty() {
+                return;
+            }
+            for process in left {
+                processes::send(process.pid, Signal::KILL);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("processes of {} do not die: {:?}", self.name, self.database_processes());
+    }
+
+    /// Opens a session as the superuser.
+    ///
+    /// # Errors
+    /// What the server or the network says.
+    pub async fn session(&self) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        self.session_as("postgres", SUPERUSER_PASSWORD).await
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// What the server or the network says.
+    pub async fn session_as(
+        &self,
+        user: &str,
+        password: &str,
+    ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        let mut config = tokio_postgres::Config::new();
+        config.host(&self.address).port(POSTGRES_PORT).user(user).password(password);
+        config.dbname("postgres").connect_timeout(Duration::from_secs(1));
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Runs one statement in a new session and returns its first value as text.
+    ///
+    /// # Errors
+    /// What the server or the network says, or that it took too long.
+    pub async fn sql(&self, statement: &str) -> Result<String, String> {
+        let run = async {
+            let session = self.session().await.map_err(|error| said(&error))?;
+            first_value(&session, statement).await
+        };
+        let limit = Duration::from_secs(20);
+        tokio::time::timeout(limit, run).await.unwrap_or_else(|_| Err("no answer".to_owned()))
+    }
+
+    /// Returns the cluster's status as this agent sees it.
+    pub async fn status(&self) -> Option<ha_proto::v1::StatusReply> {
+        status::status(&self.grpc()).await
+    }
+}
+
+/// Runs one statement and returns its first value as text; nothing for no rows.
+///
+/// # Errors
+/// What the server or the network says.
+pub async fn first_value(
+    session: &tokio_postgres::Client,
+    statement: &str,
+) -> Result<String, String> {
+    use tokio_postgres::SimpleQueryMessage::Row;
+    let rows = session.simple_query(statement).await.map_err(|error| said(&error))?;
+    let value = rows.iter().find_map(|message| match message {
+        Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    Ok(value.unwrap_or_default())
+}
+
+/// Returns the server's own message, not only that there was one.
+pub fn said(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned())
+}
+
+fn make_dir(path: &Path) {
+    fs::create_dir_all(path).expect("a writable directory");
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(path, mode).expect("a directory of ours");
+}
+
+/// Gives a directory to the user that runs the server.
+pub fn chown(path: &Path) {
+    if rustix::process::geteuid().is_root() {
+        let passwd = fs::read_to_string("/etc/passwd").expect("users");
+        let line = passwd.lines().find(|line| line.starts_with("postgres:"));
+        let fields: Vec<&str> = line.expect("a user postgres").split(':').collect();
+        let id = |at: usize| fields.get(at).and_then(|field| field.parse().ok());
+        std::os::unix::fs::chown(path, id(2), id(3)).expect("a directory of ours");
+    }
+}

@@ -1,0 +1,18 @@
+//! Clusters with real Postgres, each on addresses and in directories of its own.
+
+mod bootstrap;
+mod freezes;
+mod kills;
+mod leaving;
+mod permits;
+mod rejoin;
+
+/// What a failover without the old primary's help writes.
+const FAILOVER: [&str; 6] = [
+    "lease expired",
+    "lease is lost: a later epoch was granted",
+    "could not read the history of",
+    "could not renew lease",
+    "local WAL diverges from the primary's history",
+    "guard ended",
+];
