@@ -118,7 +118,6 @@ impl AsciiChart {
 
     /// Adds one histogram.
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "openraft calls it so")]
     pub fn add(mut self, name: &str, histogram: Histogram) -> Self {
         self.rows.push((name.to_owned(), histogram));
         self

@@ -151,10 +151,13 @@ fn finish<D: PostgresDriver>(
         }
         Err(error) => {
             let retry_in = facts.failed(step, Instant::now());
-            facts.trouble("job", Some(error.to_string()));
+            let line = (!matches!(error, JobError::NotNow(_))).then(|| error.to_string());
+            facts.trouble("job", line);
             drop(facts);
+            // Waiting for something ordinary is no failure.
+            let waits = matches!(error, JobError::NotNow(_));
             let error = error.to_string();
-            events::StepFailed { node: agent.node(), step, error: &error, retry_in }.emit();
+            events::StepFailed { node: agent.node(), step, error: &error, retry_in, waits }.emit();
         }
     }
     agent.wake.notify_one();

@@ -178,7 +178,7 @@ impl StepDone<'_> {
     }
 }
 
-/// A step failed; it is tried again.
+/// A step failed, or waits; it is tried again.
 #[derive(Debug)]
 pub struct StepFailed<'a> {
     /// The node.
@@ -189,15 +189,25 @@ pub struct StepFailed<'a> {
     pub error: &'a str,
     /// When it is tried again.
     pub retry_in: Duration,
+    /// Whether it only waits for something ordinary.
+    pub waits: bool,
 }
 
 impl StepFailed<'_> {
     /// Writes the log event.
     pub fn emit(&self) {
-        let Self { node, step, error, retry_in } = self;
-        warn!(
-            target: "ha::event", event = "step_failed", %node, step, error,
-            retry_in_ms = millis(*retry_in), "step failed"
-        );
+        let Self { node, step, error, retry_in, waits } = self;
+        let retry_in_ms = millis(*retry_in);
+        if *waits {
+            info!(
+                target: "ha::event", event = "step_waits", %node, step, reason = error,
+                retry_in_ms, "step waits"
+            );
+        } else {
+            warn!(
+                target: "ha::event", event = "step_failed", %node, step, error, retry_in_ms,
+                "step failed"
+            );
+        }
     }
 }

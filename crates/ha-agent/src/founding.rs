@@ -154,7 +154,8 @@ pub async fn found<D: PostgresDriver>(agent: &Agent<D>, term: u64) {
     let cluster_id = u128::from(clock::random()) << 64 | u128::from(clock::random());
     let command = Command::Found { cluster: agent.config.cluster.clone(), cluster_id, nodes };
     if let Err(error) = agent.raft.propose(command, Some(term), PROPOSE_LIMIT).await {
-        warn!(%error, "could not found the cluster");
+        // Right after an election a leader proposes nothing for a moment; the next tick tries again.
+        debug!(%error, "could not found the cluster yet");
     }
 }
 

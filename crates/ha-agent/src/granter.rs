@@ -225,7 +225,7 @@ impl Duty {
         };
         let command = Command::AssignBootstrap { to, attempt: state.bootstraps + 1 };
         if let Err(error) = agent.raft.propose(command, Some(term), PROPOSE_LIMIT).await {
-            warn!(%error, "could not assign the bootstrap");
+            debug!(%error, "could not assign the bootstrap yet");
         }
     }
 

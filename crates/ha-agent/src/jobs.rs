@@ -42,6 +42,9 @@ pub enum JobError {
         /// Why not.
         why: String,
     },
+    /// The server was to start and did not.
+    #[error("could not start PostgreSQL: {0}")]
+    NotStarted(String),
     /// What the step needs is not there any more, or not yet.
     #[error("{0}")]
     NotNow(String),
@@ -80,15 +83,16 @@ async fn await_running<D: PostgresDriver>(
         match status.state {
             RunState::Running if status.run >= run => return Ok(()),
             RunState::Refused if status.run >= run => {
-                return Err(JobError::NotNow(format!("the guard refused: {}", status.reason)));
+                return Err(JobError::NotStarted(format!("the guard refused: {}", status.reason)));
             }
             RunState::Exited | RunState::KilledAtDeadline if status.run >= run => {
-                return Err(JobError::NotNow("the server ended right after its start".to_owned()));
+                let why = "it ended right after its start, see its log".to_owned();
+                return Err(JobError::NotStarted(why));
             }
             _ => {}
         }
         if Instant::now() >= until {
-            return Err(JobError::NotNow(format!("the guard did not start run {run} in time")));
+            return Err(JobError::NotStarted(format!("the guard did not start run {run} in time")));
         }
         sleep(POLL).await;
     }

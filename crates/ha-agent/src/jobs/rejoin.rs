@@ -7,7 +7,7 @@ use ha_core::ancestry::{self, Relation as Ancestry};
 use ha_core::state::{Command, Outcome};
 use ha_core::view::Relation;
 use ha_core::{Epoch, NodeId, WalPosition};
-use ha_postgres::driver::{ActionError, DataDir, PostgresDriver};
+use ha_postgres::driver::{ActionError, DataDir, PostgresDriver, Upstream, UpstreamHistory};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -81,7 +81,7 @@ pub async fn compare<D: PostgresDriver>(
 ) -> Result<(), JobError> {
     let database = database(&agent)?;
     let from = upstream(&agent, &primary)?;
-    let theirs = database.driver.upstream_history(&from, Instant::now() + SHORT).await?;
+    let theirs = history_of(database, &from).await?;
     if !theirs.writable {
         return Err(JobError::NotNow(format!("node {primary} does not accept writes yet")));
     }
@@ -119,6 +119,15 @@ pub async fn compare<D: PostgresDriver>(
     Ok(())
 }
 
+/// Asks the primary for its history. That it does not answer yet is ordinary.
+async fn history_of<D: PostgresDriver>(
+    database: &Database<D>,
+    from: &Upstream,
+) -> Result<UpstreamHistory, JobError> {
+    let asked = database.driver.upstream_history(from, Instant::now() + SHORT).await;
+    asked.map_err(|error| JobError::NotNow(error.to_string()))
+}
+
 /// The node's real end of WAL: read from disk if it is stopped, told by the server if it runs.
 async fn local_end<D: PostgresDriver>(database: &Database<D>) -> Result<WalPosition, JobError> {
     let status = guard(database)?;
@@ -144,7 +153,7 @@ pub async fn rewind<D: PostgresDriver>(
 ) -> Result<(), JobError> {
     let database = database(&agent)?;
     let from = upstream(&agent, &primary)?;
-    let theirs = database.driver.upstream_history(&from, Instant::now() + SHORT).await?;
+    let theirs = history_of(database, &from).await?;
     if !theirs.writable || !theirs.checkpoint_on_timeline {
         return Err(JobError::NotNow(format!(
             "node {primary} has not completed the checkpoint after its promotion"
@@ -178,7 +187,11 @@ pub async fn clone<D: PostgresDriver>(
 ) -> Result<(), JobError> {
     let database = database(&agent)?;
     let from = upstream(&agent, &primary)?;
-    let theirs = database.driver.upstream_history(&from, Instant::now() + SHORT).await?;
+    let theirs = history_of(database, &from).await?;
+    // A backup begun before the end of recovery fails when the recovery ends.
+    if !theirs.writable {
+        return Err(JobError::NotNow(format!("node {primary} does not accept writes yet")));
+    }
     let state = agent.state();
     if state.system_identifier != Some(theirs.system_identifier) {
         return Err(JobError::NotNow(format!(

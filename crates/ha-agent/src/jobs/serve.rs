@@ -6,7 +6,7 @@ use std::time::Duration;
 use ha_core::state::{Command, Outcome, Refused, VacateReason};
 use ha_core::{Epoch, TimelineId};
 use ha_postgres::driver::PostgresDriver;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{JobError, POLL, database, guard};
@@ -140,14 +140,17 @@ pub async fn release<D: PostgresDriver>(
         .await
         .map_err(|source| JobError::Submit { what: "release the lease", source })?;
     match outcome {
-        Outcome::Applied => {
-            events::LeaseReleased { node: agent.node(), epoch, why }.emit();
-            Ok(())
-        }
+        Outcome::Applied => events::LeaseReleased { node: agent.node(), epoch, why }.emit(),
         // Somebody else ended it meanwhile: that is what was wanted.
-        Outcome::Refused(Refused::LeaseVacant | Refused::StaleEpoch { .. }) => Ok(()),
+        Outcome::Refused(Refused::LeaseVacant | Refused::StaleEpoch { .. }) => {}
         Outcome::Refused(why) => {
-            Err(JobError::Refused { what: "release the lease", why: why.to_string() })
+            return Err(JobError::Refused { what: "release the lease", why: why.to_string() });
         }
     }
+    // Until this node knows it too, it would only be decided again.
+    let mut state = agent.raft.state();
+    let ended =
+        state.wait_for(|now| now.state.lease.grant().is_none_or(|grant| grant.epoch != epoch));
+    drop(timeout(SUBMIT_LIMIT, ended).await);
+    Ok(())
 }

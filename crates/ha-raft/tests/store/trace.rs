@@ -292,23 +292,20 @@ impl Disk {
 
     fn synced(&mut self, path: &Path, number: usize) {
         let (file, covers) = self.syncs.remove(&number).unwrap();
-        let count = match file {
-            Some(at) => {
-                let file = &mut self.files[at];
-                for change in file.pending.drain(..covers) {
-                    change.apply(&mut file.durable);
-                }
-                covers
+        let count = if let Some(at) = file {
+            let file = &mut self.files[at];
+            for change in file.pending.drain(..covers) {
+                change.apply(&mut file.durable);
             }
-            None => {
-                // The directory's own names, and whatever was named before them.
-                let own = |naming: &Naming| naming.within(path);
-                let upto = self.pending[..covers].iter().rposition(own).map_or(0, |at| at + 1);
-                for naming in self.pending.drain(..upto) {
-                    self.durable.take(naming);
-                }
-                upto
+            covers
+        } else {
+            // The directory's own names, and whatever was named before them.
+            let own = |naming: &Naming| naming.within(path);
+            let upto = self.pending[..covers].iter().rposition(own).map_or(0, |at| at + 1);
+            for naming in self.pending.drain(..upto) {
+                self.durable.take(naming);
             }
+            upto
         };
         // For a sync of the same that is still under way, these are done.
         for (_, left) in self.syncs.values_mut().filter(|(other, _)| *other == file) {

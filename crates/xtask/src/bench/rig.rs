@@ -27,8 +27,16 @@ const HEALING: Duration = Duration::from_secs(90);
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    /// Makes a new one that every account may enter.
+    /// Makes a new one that every account may enter, after removing those of benches that were
+    /// killed.
     pub(crate) fn create(below: &Path, name: &str) -> Outcome<Self> {
+        for entry in fs::read_dir(below).into_iter().flatten().flatten() {
+            if maker(&entry.file_name().to_string_lossy(), name)
+                .is_some_and(|pid| Process::look(pid).is_none())
+            {
+                drop(fs::remove_dir_all(entry.path()));
+            }
+        }
         let path = below.join(format!("{name}-{}", std::process::id()));
         account::folder(&path, 0o755)?;
         Ok(Self(path))
@@ -241,6 +249,11 @@ impl Rig {
     }
 }
 
+/// Returns which process made a folder called like this.
+fn maker(folder: &str, name: &str) -> Option<i32> {
+    folder.strip_prefix(name)?.strip_prefix('-')?.parse().ok()
+}
+
 /// Returns which node is primary.
 pub(crate) fn primary_index(cluster: &Cluster, status: &Status) -> Outcome<usize> {
     let name = status.primary().doing(|| format!("there is no primary: {}", status.line()))?;
@@ -279,4 +292,29 @@ fn logs_below(folder: &Path) -> Vec<PathBuf> {
         level = paths.into_iter().filter(|path| path.is_dir()).collect();
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_folders_of_a_bench_tell_their_maker() {
+        assert_eq!(maker("haclt-bench-17", "haclt-bench"), Some(17));
+        assert_eq!(maker("haclt-bench-17-x", "haclt-bench"), None);
+        assert_eq!(maker("haclt-0-17", "haclt-bench"), None);
+    }
+
+    #[test]
+    fn a_folder_is_gone_when_dropped_and_those_of_dead_benches_too() {
+        let below = tempfile::tempdir().unwrap();
+        // No process has this id: the kernel's limit is 2^22.
+        let stale = below.path().join("x-99999999");
+        fs::create_dir(&stale).unwrap();
+        let folder = Folder::create(below.path(), "x").unwrap();
+        assert!(folder.path().is_dir() && !stale.exists());
+        let path = folder.path().to_path_buf();
+        drop(folder);
+        assert!(!path.exists());
+    }
 }
