@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A claimed range of loopback addresses, for as long as the value lives.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub struct Claim {
     _held: TcpListener,
     x: u8,
     y: u8,
@@ -17,7 +17,8 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl Claim {
     /// Claims a range that no other cluster on this machine has.
-    pub(crate) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "a claim is something one asks for")]
+    pub fn new() -> Self {
         let start = std::process::id().wrapping_mul(61) + NEXT.fetch_add(1, Ordering::Relaxed);
         for step in 0..16_000 {
             let number = (start + step) % 16_000;
@@ -31,7 +32,7 @@ impl Claim {
     }
 
     /// Returns the address of the `n`th node, counted from 1.
-    pub(crate) fn node(&self, n: u8) -> String {
+    pub fn node(&self, n: u8) -> String {
         Ipv4Addr::new(127, self.x, self.y, n).to_string()
     }
 }

@@ -219,6 +219,18 @@ impl Cluster {
         self.await_status("the cluster is healthy", limit, |s| s.state == "healthy").await
     }
 
+    /// Waits until the cluster is healthy and the lease was renewed just now, so that one more fault is
+    /// one fault only.
+    pub async fn settled(&self, limit: Duration) -> StatusReply {
+        let renewed = |s: &StatusReply| {
+            s.lease.as_ref().is_some_and(|lease| lease.left_ms * 10 > lease.ttl_ms * 8)
+        };
+        self.await_status("the cluster is healthy and the lease renewed", limit, |s| {
+            s.state == "healthy" && renewed(s)
+        })
+        .await
+    }
+
     /// Waits until a node is the primary and serves.
     pub async fn primary_is(&self, name: &str, limit: Duration) -> StatusReply {
         self.await_status(&format!("{name} is primary"), limit, |s| {
@@ -328,13 +340,17 @@ impl Cluster {
         for node in &mut self.nodes {
             node.kill_agent();
         }
-        for _ in 0..400 {
+        // A server that is killed leaves shared memory behind, one that quits does not.
+        let first = Instant::now();
+        for _ in 0..600 {
             let left = [processes::under(&self.base), processes::under(&self.permits)].concat();
             if left.is_empty() {
                 return;
             }
             for process in &left {
-                processes::send(process.pid, Signal::KILL);
+                let may_quit = process.program == "postgres" && first.elapsed() < within(2);
+                let quits = may_quit && processes::state(process.pid) != Some('T');
+                processes::send(process.pid, if quits { Signal::QUIT } else { Signal::KILL });
             }
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -3,7 +3,7 @@
 #![expect(clippy::missing_panics_doc, reason = "a harness fails a test by panicking")]
 #![expect(clippy::must_use_candidate, reason = "tests call for the effect as often as the value")]
 
-mod address;
+pub mod address;
 pub mod cluster;
 pub mod config;
 pub mod logs;

@@ -93,6 +93,8 @@ impl Node {
         // Many clusters on one machine: each small.
         config.text("postgres.parameters.shared_buffers", "16MB");
         config.text("postgres.parameters.max_connections", "30");
+        // What a killed server leaves of it goes with the directory.
+        config.text("postgres.parameters.dynamic_shared_memory_type", "mmap");
     }
 
     /// Returns where its agent listens.

@@ -36,6 +36,8 @@ pub struct Facts {
     pub stopped_since: Option<Instant>,
     /// Since when nobody holds the lease.
     pub vacant_since: Option<Instant>,
+    /// The run in which the internal user was made sure of.
+    pub internal_user_kept: Option<u64>,
     /// Since when the holder of the lease has seen nothing of its database.
     pub blind_since: Option<Instant>,
     /// Since when a primary has been starting in place.

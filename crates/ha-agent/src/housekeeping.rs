@@ -7,7 +7,7 @@ use ha_core::view::{Health, Instance, LeaseView, Upstream};
 use ha_core::{Lsn, NodeId, NodeKind, WalPosition};
 use ha_postgres::driver::{GuardSeen, PostgresDriver};
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::agent::{Agent, lock};
 use crate::control_loop;
@@ -28,7 +28,30 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
         founding::describe(&agent).await;
         mend_permit(&agent);
         record_promotion(&agent).await;
+        keep_internal_user(&agent).await;
         keep_slots(&agent).await;
+    }
+}
+
+/// Peers can stream, clone and rewind from this node only as the internal user: made sure of once in each
+/// run as a primary, and again after a failure.
+async fn keep_internal_user<D: PostgresDriver>(agent: &Agent<D>) {
+    let Some(database) = &agent.database else { return };
+    let GuardSeen::Alive(status) = database.driver.guard() else { return };
+    let run = status.run;
+    let instance = control_loop::view(agent, database, &GuardSeen::Alive(status)).instance;
+    let done = database.facts().internal_user_kept == Some(run);
+    if done || !matches!(instance, Instance::Primary(Health::Fine)) {
+        return;
+    }
+    match database.driver.keep_internal_user(Instant::now() + SLOTS_LIMIT).await {
+        Ok(changed) => {
+            database.facts().internal_user_kept = Some(run);
+            if changed {
+                info!("made the internal user for replication, or set its password");
+            }
+        }
+        Err(error) => debug!(%error, "could not make sure of the internal user"),
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use ha_core::permit::ExitHow;
@@ -178,10 +179,13 @@ pub fn has_company() -> bool {
 /// postmaster are its own business. `postmaster` is the one that the earlier guard reported.
 #[must_use]
 pub fn orphans(pgdata: &Path, postmaster: Option<i32>) -> Vec<i32> {
-    let Ok(home) = pgdata.canonicalize() else { return Vec::new() };
+    let Ok(home) = fs::metadata(pgdata) else { return Vec::new() };
     let Ok(all) = processes() else { return Vec::new() };
+    // The directory itself, not its name: in another mount namespace, such as a container's, the same
+    // name is another place, and the database there is none of ours (rule 48).
     let lives_there = |pid: i32| {
-        fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|directory| directory == home)
+        fs::metadata(format!("/proc/{pid}/cwd"))
+            .is_ok_and(|place| (place.dev(), place.ino()) == (home.dev(), home.ino()))
     };
     let titled = |pid: i32| {
         fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|title| title.starts_with(b"postgres: "))

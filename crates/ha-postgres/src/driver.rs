@@ -81,6 +81,8 @@ pub struct Probe {
     /// Timeline it is on now: the one being written (primary) or replayed (standby).
     pub timeline: TimelineId,
     /// Primary: flushed; standby: the last WAL received and flushed to disk (never below `replayed`).
+    /// It may lie in the middle of a record, which nobody can replay to; no acknowledged commit ends
+    /// in that record.
     pub flushed: Lsn,
     /// Primary: same as `flushed`; standby: the last WAL replayed.
     pub replayed: Lsn,
@@ -329,6 +331,14 @@ pub trait PostgresDriver: Send + Sync + 'static {
     /// Runs a checkpoint (before a fast stop, after a promotion), without statement timeout.
     fn checkpoint(&self, deadline: Instant)
     -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Makes sure, on a running primary, that the internal user of the peers can log in with the password
+    /// that is configured: a data directory that `initdb` of haclt did not make has none, and the
+    /// password file may have changed. Changes nothing if it can. Returns whether it changed something.
+    fn keep_internal_user(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<bool, ActionError>> + Send;
 
     /// Makes the physical slots of `peers`, makes those anew that lost their WAL, and on a standby
     /// advances each to the position in `positions`, never past local replay (rules 78 to 82). Slots

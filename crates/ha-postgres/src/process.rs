@@ -128,6 +128,8 @@ impl ProcessDriver {
         let layout = Layout::of(&config.data_dir).map_err(|why| attempt.cannot(why))?;
         let boot = guard::boot_id().map_err(|why| attempt.cannot(why))?;
         directory::make_own_directories(&config, &layout).map_err(|why| attempt.cannot(why))?;
+        // Of an agent that was killed during initdb.
+        directory::remove_file(&layout.password_file()).map_err(|why| attempt.cannot(why))?;
         Ok(Self {
             config: Arc::new(config),
             layout,
@@ -160,12 +162,14 @@ impl ProcessDriver {
         Ok(Arc::new(guard))
     }
 
-    /// Does file work that may wait for a disk, away from the threads that serve the lease.
+    /// Does file work that may wait for a disk, away from the threads that serve the lease. Past the
+    /// deadline it goes on there, and keeps the right to change the data directory until its end.
     async fn file_work<T: Send + 'static>(
         &self,
         changing: &Changing,
+        attempt: &Attempt,
         work: impl FnOnce(&ProcessConfig, &Layout) -> Result<T, String> + Send + 'static,
-    ) -> Result<T, String> {
+    ) -> Result<T, ActionError> {
         let (config, layout) = (Arc::clone(&self.config), self.layout.clone());
         let changing = Arc::clone(changing);
         let done = tokio::task::spawn_blocking(move || {
@@ -173,7 +177,11 @@ impl ProcessDriver {
             drop(changing);
             result
         });
-        done.await.unwrap_or_else(|error| Err(error.to_string()))
+        match timeout_at(attempt.deadline(), done).await {
+            Err(_) => Err(attempt.timed_out()),
+            Ok(Err(ended)) => Err(attempt.failed(ended, Effect::Unknown)),
+            Ok(Ok(result)) => result.map_err(|why| attempt.failed(why, Effect::Unknown)),
+        }
     }
 }
 
@@ -264,6 +272,11 @@ impl PostgresDriver for ProcessDriver {
         let attempt = Attempt::new("checkpoint", deadline);
         let settings = [("statement_timeout", "0")];
         self.execute("CHECKPOINT", &settings, &attempt, Effect::Unknown).await.map(drop)
+    }
+
+    async fn keep_internal_user(&self, deadline: Instant) -> Result<bool, ActionError> {
+        let attempt = Attempt::new("keep the internal user", deadline);
+        self.mend_internal_user(&attempt).await
     }
 
     async fn keep_slots(

@@ -32,6 +32,7 @@ async fn missing_empty_unreadable_and_half_made_are_four_different_answers() {
         () = until("it has begun", async || data.join("base").exists().then_some(())) => None,
     };
     assert_eq!(began, None, "too quick");
+    assert!(!node.dir.path().join("data.haclt/initdb.pw").exists(), "the password stayed");
     assert_eq!(node.driver.inspect(soon(5)).await, DataDir::HalfMade(HalfMade::Initdb));
     let refused = node.driver.prepare_standby(None, soon(5)).await;
     assert!(matches!(refused, Err(ActionError::Cannot { .. })), "{refused:?}");

@@ -63,6 +63,7 @@ async fn a_clone_streams_and_follows_whoever_is_promoted() {
     n3.driver.follow(Some(&n2.upstream()), soon(10)).await.unwrap();
     n2.driver.keep_slots(&[n1.name.clone(), n3.name.clone()], &[], soon(5)).await.unwrap();
     n2.sql("INSERT INTO t VALUES (0)");
+    let committed = n2.committed();
     let caught = n3.catches_up_with(&n2).await;
     assert_eq!(caught.timeline, begin.timeline);
     assert_eq!(n3.sql("SELECT count(*) FROM t"), "1001");
@@ -71,7 +72,7 @@ async fn a_clone_streams_and_follows_whoever_is_promoted() {
     n3.crash().await;
     let end = n3.driver.end_of_wal(soon(10)).await.unwrap();
     assert_eq!(end.timeline, begin.timeline);
-    assert!(end.lsn >= caught.flushed, "{end}, {}", caught.flushed);
+    assert!(end.lsn >= committed, "{end}, {committed}");
     assert_eq!(n3.driver.local_history().unwrap().last().unwrap().end, begin.lsn);
 
     // The old primary stopped cleanly and has nothing of its own: it may just follow.
@@ -96,7 +97,7 @@ async fn a_diverged_primary_is_rewound_and_its_end_of_wal_was_right_to_the_byte(
     })
     .await;
     n1.sql("INSERT INTO t SELECT generate_series(1, 5000)");
-    let flushed = n1.driver.probe(soon(5)).await.unwrap().flushed;
+    let committed = n1.committed();
     n1.crash().await;
     n2.right(2);
     let begin = n2.driver.promote(soon(10)).await.unwrap();
@@ -104,7 +105,7 @@ async fn a_diverged_primary_is_rewound_and_its_end_of_wal_was_right_to_the_byte(
 
     let end = n1.driver.end_of_wal(soon(10)).await.unwrap();
     assert_eq!(end.timeline, TimelineId(2));
-    assert!(end.lsn >= flushed && begin.lsn < end.lsn, "{end}, {flushed}, {begin}");
+    assert!(end.lsn >= committed && begin.lsn < end.lsn, "{end}, {committed}, {begin}");
     // The number in its lock file belongs to a stranger of the same user by now (rule 48).
     let stranger = Stranger::in_lock_file_of(&n1);
     let upstream = n2.upstream();
@@ -136,10 +137,10 @@ async fn a_standby_that_only_received_diverged_wal_is_rewound_too() {
     .await;
     n3.sql("SELECT pg_wal_replay_pause()");
     n1.sql("INSERT INTO t SELECT generate_series(1, 5000)");
-    let flushed = n1.driver.probe(soon(5)).await.unwrap().flushed;
+    let committed = n1.committed();
     until("it has received all", async || {
         let seen = n3.driver.probe(soon(5)).await.unwrap();
-        (seen.flushed >= flushed && seen.replayed < flushed).then_some(())
+        (seen.flushed >= committed && seen.replayed < committed).then_some(())
     })
     .await;
     n1.crash().await;

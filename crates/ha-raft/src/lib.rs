@@ -15,6 +15,7 @@
 //! sled's `flush` does not sync on Linux. [`log_store`] says what is done about it, and the tests
 //! under `tests/` show both that it helps and that they would notice if it did not.
 
+mod error_chain;
 pub mod log_store;
 pub mod registry;
 pub mod state_machine;

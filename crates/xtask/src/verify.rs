@@ -51,11 +51,14 @@ const STEPS: [Step; 13] = [
     }),
 ];
 
-/// Runs all steps; stops at the first that fails.
+/// Steps without which the following ones would only fail too.
+const NEEDED: [&str; 2] = ["build", "guard"];
+
+/// Runs all steps, so that one failure does not hide another.
 pub(crate) fn verify() -> Outcome<()> {
     let began = Instant::now();
     let mut counts = Counts::default();
-    let mut skipped = Vec::new();
+    let (mut skipped, mut failed) = (Vec::new(), Vec::new());
     for (index, (name, step)) in STEPS.into_iter().enumerate() {
         note!("==> {}/{} {name}", index + 1, STEPS.len());
         let started = Instant::now();
@@ -68,14 +71,28 @@ pub(crate) fn verify() -> Outcome<()> {
                 skipped.push(name);
             }
             Err(failure) => {
-                note!("    {name}: FAILED after {took:.1} s");
-                report(&counts, &skipped, began);
-                return Err(failed(name, index, &failure));
+                note!("    {name}: FAILED after {took:.1} s: {failure}");
+                failed.push(format!("{name}: {failure}"));
+                if NEEDED.contains(&name) {
+                    failed.push("not run any more: what needs this step".to_owned());
+                    break;
+                }
             }
         }
     }
-    report(&counts, &skipped, began);
-    Ok(())
+    if !skipped.is_empty() {
+        note!("SKIPPED, as the programs are not installed: {}", skipped.join(", "));
+    }
+    for failure in &failed {
+        note!("FAILED {failure}");
+    }
+    note!("verify took {:.0} s", began.elapsed().as_secs_f64());
+    // In a form that every reader of test logs knows.
+    crate::data!("{counts}");
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("verify failed in {} steps", failed.len())))
 }
 
 /// Rewrites what a program can put right: format, and what clippy knows how to change.
@@ -89,25 +106,6 @@ pub(crate) fn fix() -> Outcome<()> {
         exec::run(typos.current_dir(paths::workspace()))?;
     }
     Ok(())
-}
-
-fn failed(name: &str, index: usize, failure: &Failure) -> Failure {
-    let not_run: Vec<&str> = STEPS.iter().skip(index + 1).map(|(name, _)| *name).collect();
-    let said = Failure::new(format!("step `{name}` failed: {failure}"));
-    match failure.hint_text() {
-        Some(hint) => said.hint(hint),
-        None if not_run.is_empty() => said,
-        None => said.hint(format!("Not run any more: {}.", not_run.join(", "))),
-    }
-}
-
-fn report(counts: &Counts, skipped: &[&str], began: Instant) {
-    if !skipped.is_empty() {
-        note!("SKIPPED, as the programs are not installed: {}", skipped.join(", "));
-    }
-    note!("verify took {:.0} s", began.elapsed().as_secs_f64());
-    // The very last line, in a form that every reader of test logs knows.
-    crate::data!("{counts}");
 }
 
 fn passed<T>(_: T) -> Done {

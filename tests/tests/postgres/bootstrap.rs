@@ -87,21 +87,8 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
 fn a_data_directory_that_is_there_already_becomes_the_clusters() {
     scenario(Plan::within(90), async |c| {
         let pgdata = c.node("n2").pgdata();
-        let superuser = c.base.join("superuser");
         // As an operator made it, by hand, on the second node.
-        let pwfile = c.base.join("pw-for-initdb");
-        fs::copy(&superuser, &pwfile).expect("a readable secret");
-        ha_tests::node::chown(&pwfile);
-        let done = std::process::Command::new("setpriv")
-            .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
-            .arg(programs::postgres_dir().join("initdb"))
-            .args(["-U", "postgres", "-A", "scram-sha-256", "--data-checksums", "-D"])
-            .arg(&pgdata)
-            .arg(format!("--pwfile={}", pwfile.display()))
-            .current_dir("/")
-            .output()
-            .expect("initdb can be run");
-        assert!(done.status.success(), "{}", programs::said(&done));
+        super::damage::initdb(&pgdata, &c.base.join("password-for-initdb"));
         let control = programs::postgres_dir().join("pg_controldata");
         let before = programs::said(&programs::run(&control, &[&pgdata.display().to_string()]));
         c.start_agents();

@@ -95,7 +95,7 @@ fn agents_killed_and_restarted_in_every_order_interrupt_no_session() {
             for name in order {
                 c.node_mut(name).kill_agent();
                 c.node_mut(name).start();
-                c.healthy(within(20)).await;
+                c.settled(within(20)).await;
             }
             // …and all of them, started again in this order.
             for node in c.nodes_mut() {
@@ -104,7 +104,7 @@ fn agents_killed_and_restarted_in_every_order_interrupt_no_session() {
             for name in order {
                 c.node_mut(name).start();
             }
-            c.healthy(within(20)).await;
+            c.settled(within(20)).await;
             let one = session.simple_query("select 1").await;
             one.unwrap_or_else(|error| panic!("the session ended with {order:?}: {error}"));
         }

@@ -1,7 +1,12 @@
 //! Clusters with real Postgres, each on addresses and in directories of its own.
 
 mod bootstrap;
+mod crashes;
+mod damage;
+mod disks;
 mod freezes;
+mod idle;
+mod identity;
 mod kills;
 mod leaving;
 mod permits;

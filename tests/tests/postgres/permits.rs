@@ -11,7 +11,8 @@ use super::FAILOVER;
 
 #[test]
 fn a_permit_of_another_boot_starts_nothing() {
-    scenario(Plan::within(120).announces(&FAILOVER), async |c| {
+    let plan = Plan::within(120).announces(&FAILOVER).announces(&["the permit was damaged or gone"]);
+    scenario(plan, async |c| {
         let (primary, _) = c.bootstrap().await;
         let permit = c.node(&primary).permit().expect("a permit");
         assert!(matches!(permit.order, Order::Primary { .. }));
@@ -47,7 +48,7 @@ fn a_permit_of_another_boot_starts_nothing() {
 
 #[test]
 fn a_guard_without_any_agent_kills_at_the_deadline() {
-    scenario(Plan::within(90).announces(&FAILOVER), async |c| {
+    scenario(Plan::within(90).announces(&FAILOVER).may_lose(20), async |c| {
         let (primary, standby) = c.bootstrap().await;
         c.write().await;
         let session = c.node(&primary).session().await.expect("a session from before");

@@ -56,10 +56,9 @@ fn a_primary_that_cannot_be_rewound_is_cloned_and_its_directory_kept_aside() {
     let plan = Plan::within(150).announces(&FAILOVER);
     scenario(plan.announces(&["step failed event=\"step_failed\" node=n1 step=\"rewind\""]), async |c| {
         let (old, new) = diverge(c, 500).await;
-        // pg_rewind needs the WAL since the last common checkpoint; and it refuses a target without
-        // checksums and hints.
+        // pg_rewind needs the WAL since the last common checkpoint; this throws it away.
         let pgdata = c.node(&old).pgdata();
-        let control = programs::postgres_dir().join("pg_checksums");
+        fs::remove_file(pgdata.join("postmaster.pid")).expect("it was killed");
         let done = std::process::Command::new("setpriv")
             .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
             .arg(programs::postgres_dir().join("pg_resetwal"))
@@ -68,7 +67,7 @@ fn a_primary_that_cannot_be_rewound_is_cloned_and_its_directory_kept_aside() {
             .current_dir("/")
             .output()
             .expect("pg_resetwal can be run");
-        assert!(done.status.success() && control.exists(), "{}", programs::said(&done));
+        assert!(done.status.success(), "{}", programs::said(&done));
         c.node_mut(&old).start();
         assert_converged(c, &new).await;
         let log = logs::read(&c.node(&old).log());
@@ -120,7 +119,8 @@ fn a_standby_beyond_the_lag_bound_is_not_promoted_and_says_so() {
         })
         .await;
         c.say(&said);
-        std::thread::sleep(std::time::Duration::from_millis(1500));
+        // Not a condition that anybody shows: the next renewals, one each 0.4 s.
+        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
         c.node_mut(&old).kill_everything();
         c.node_mut(&new).start();
         let refused = "bytes of the last known WAL, at most 65536 may be lost";
@@ -136,8 +136,8 @@ fn a_standby_beyond_the_lag_bound_is_not_promoted_and_says_so() {
         c.node_mut(&old).start();
         let status = c.healthy(within(60)).await;
         assert_eq!(status::holder(&status), old);
-        let count = c.node(&new).sql("select count(*) from writes").await;
-        assert_eq!(count.as_deref(), Ok("20000"));
+        let sum = c.same_rows(within(20)).await;
+        assert!(sum.starts_with("20000/"), "{sum}");
     });
 }
 

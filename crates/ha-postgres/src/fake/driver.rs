@@ -359,6 +359,11 @@ impl PostgresDriver for FakeDriver {
         Ok(())
     }
 
+    async fn keep_internal_user(&self, deadline: Instant) -> Result<bool, ActionError> {
+        self.reached(&Attempt::new("keep the internal user", deadline)).await?;
+        Ok(false)
+    }
+
     async fn keep_slots(
         &self,
         peers: &[NodeId],

@@ -19,14 +19,14 @@ impl ProcessDriver {
     ) -> Result<(), ActionError> {
         let changing = self.change(attempt).await?;
         self.ensure_slot_on(upstream, attempt).await?;
-        let begun = self.file_work(&changing, |config, layout| {
-            write_file(&layout.pass_file(), &settings::pass_file(config), config.run_as)?;
+        let begun = self.file_work(&changing, attempt, |config, layout| {
+            write_file(&layout.pass_file(), settings::pass_file(config), config.run_as)?;
             remove_tree(&layout.cloning)?;
             make_dir(&layout.cloning, config.run_as, 0o700)
         });
-        begun.await.map_err(|why| attempt.refused(why))?;
+        begun.await?;
         self.run_basebackup(upstream, progress, attempt).await?;
-        let placed = self.file_work(&changing, |config, layout| {
+        let placed = self.file_work(&changing, attempt, |config, layout| {
             layout.set_mark(HalfMade::Clone)?;
             match directory::is_empty(&layout.data_dir) {
                 Ok(true) => {}
@@ -44,10 +44,9 @@ impl ProcessDriver {
             })?;
             sync_parent(&layout.data_dir)
         });
-        placed.await.map_err(|why| attempt.failed(why, Effect::Unknown))?;
+        placed.await?;
         self.configure(Some(upstream), true, &changing, attempt).await?;
-        let done = self.file_work(&changing, |_, layout| layout.clear_mark()).await;
-        done.map_err(|why| attempt.refused(why))
+        self.file_work(&changing, attempt, |_, layout| layout.clear_mark()).await
     }
 
     async fn run_basebackup(

@@ -71,6 +71,11 @@ impl Layout {
         self.run_dir.join("pgpass")
     }
 
+    /// The superuser's password, while `initdb` runs.
+    pub(super) fn password_file(&self) -> PathBuf {
+        self.run_dir.join("initdb.pw")
+    }
+
     /// Returns the mark, if there is one.
     pub(super) fn mark(&self) -> io::Result<Option<HalfMade>> {
         match fs::read_to_string(&self.half_made) {

@@ -1,14 +1,16 @@
 //! A new database cluster, with our internal user in it.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use postgres_protocol::password::scram_sha_256;
+use tracing::warn;
 
 use super::directory::{make_dir, remove_file, remove_tree, write_file};
 use super::{Changing, ProcessDriver, settings};
 use crate::attempt::Attempt;
 use crate::driver::{ActionError, ControlFile, DataDir, Effect, HalfMade};
-use crate::sql::{identifier, literal};
+use crate::sql::{self, identifier, literal};
 use crate::tool::ToolError;
 
 /// What `pg_rewind` reads the source with, and `upstream_history` too.
@@ -38,33 +40,30 @@ impl ProcessDriver {
             }
         }
         let password = format!("{}\n", self.config.superuser.password.expose());
-        let begun = self.file_work(&changing, move |config, layout| {
+        let password_file = PasswordFile(self.layout.password_file());
+        let begun = self.file_work(&changing, attempt, move |config, layout| {
             layout.set_mark(HalfMade::Initdb)?;
             // Nothing but an initdb of ours was here; a mount point stays, its content goes.
             empty_dir(&layout.data_dir)?;
             make_dir(&layout.data_dir, config.run_as, 0o700)?;
-            write_file(&layout.run_dir.join("initdb.pw"), &password, config.run_as).map(drop)
+            write_file(&layout.password_file(), &password, config.run_as).map(drop)
         });
-        begun.await.map_err(|why| attempt.refused(why))?;
-        let made = self.run_initdb(attempt).await;
-        let ended =
-            self.file_work(&changing, |_, layout| remove_file(&layout.run_dir.join("initdb.pw")));
-        let ended = ended.await;
-        made?;
-        ended.map_err(|why| attempt.refused(why))?;
+        begun.await?;
+        self.run_initdb(attempt).await?;
+        drop(password_file);
         // First as a primary would run: the control file then asks no more of standbys than the
         // configuration does.
         self.configure(None, false, &changing, attempt).await?;
         self.make_internal_user(&changing, attempt).await?;
         self.configure(None, true, &changing, attempt).await?;
-        let done = self.file_work(&changing, |_, layout| layout.clear_mark()).await;
-        done.map_err(|why| attempt.refused(why))?;
+        let done = self.file_work(&changing, attempt, |_, layout| layout.clear_mark()).await;
+        done?;
         Ok(self.read_control(attempt).await?.describe(self.data_major(attempt)?, true))
     }
 
     async fn run_initdb(&self, attempt: &Attempt) -> Result<(), ActionError> {
         let run = async |locale: &str| {
-            let pw = self.layout.run_dir.join("initdb.pw");
+            let pw = self.layout.password_file();
             let args = [
                 format!("--pgdata={}", self.layout.data_dir.display()),
                 format!("--username={}", self.config.superuser.name),
@@ -108,6 +107,38 @@ impl ProcessDriver {
         self.single_user(sql, &[], changing, attempt).await
     }
 
+    /// Logs in as the replication user; if that is refused, makes it, or gives it the password.
+    pub(super) async fn mend_internal_user(
+        &self,
+        attempt: &Attempt,
+    ) -> Result<bool, ActionError> {
+        let config = &self.config;
+        let (host, port) = (&config.probe_host, config.port);
+        match sql::open(host, port, &config.replication, &[], attempt.deadline()).await {
+            Ok(_) => return Ok(false),
+            // 28P01: wrong password, or no such user. 28000: it may not log in.
+            Err(error) if matches!(error.code(), Some("28P01" | "28000")) => {}
+            Err(error) => return Err(sql::action_error(attempt, &error, Effect::None)),
+        }
+        let verifier = scram_sha_256(config.replication.password.expose().as_bytes());
+        let name = literal(&config.replication.name);
+        let user = identifier(&config.replication.name);
+        let mut statement = format!(
+            "DO $haclt$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {name}) \
+             THEN CREATE ROLE {user}; END IF; END $haclt$; \
+             ALTER ROLE {user} LOGIN REPLICATION PASSWORD {}; GRANT pg_monitor TO {user};",
+            literal(&verifier)
+        );
+        for function in GRANTED {
+            write!(statement, " GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {user};")
+                .expect("writing to a String cannot fail");
+        }
+        // No statement of this session reaches a log, the verifier with it (rule 69).
+        let quiet = [("log_statement", "none"), ("log_min_error_statement", "panic")];
+        self.execute(&statement, &quiet, attempt, Effect::Unknown).await?;
+        Ok(true)
+    }
+
     /// Runs the server in single-user mode on the stopped data directory: crash recovery if it needs
     /// that, then the statements, one a line, the first error ends it.
     pub(super) async fn single_user(
@@ -136,6 +167,17 @@ impl ProcessDriver {
         }
         let done = tool.run(attempt.deadline()).await;
         done.map(drop).map_err(|error| error.during(attempt, Effect::Unknown))
+    }
+}
+
+/// The file that `initdb` reads the superuser's password from; gone when this is dropped.
+struct PasswordFile(PathBuf);
+
+impl Drop for PasswordFile {
+    fn drop(&mut self) {
+        if let Err(error) = remove_file(&self.0) {
+            warn!(error, "could not remove a password file");
+        }
     }
 }
 

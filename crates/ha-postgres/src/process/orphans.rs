@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,12 +76,15 @@ fn find(wanted: impl Fn(i32) -> bool) -> Vec<Found> {
 
 /// Returns whether the process is a `postgres` at work in the data directory.
 fn is_server(pid: i32, data_dir: &Path) -> bool {
-    let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).ok();
-    if link("cwd").is_none_or(|cwd| cwd != data_dir) {
+    // The directory itself, not its name: in another mount namespace, such as a container's, the same
+    // name is another place, and the database there is none of ours (rule 48).
+    let place = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let here = place(Path::new(&format!("/proc/{pid}/cwd")));
+    if here.is_none() || here != place(data_dir) {
         return false;
     }
     // " (deleted)" after an upgrade of the package.
-    link("exe").is_some_and(|exe| {
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| {
         let name = exe.file_name().unwrap_or_default().as_bytes();
         name.strip_suffix(b" (deleted)").unwrap_or(name) == b"postgres"
     })

@@ -56,7 +56,7 @@ impl ProcessDriver {
             info!(?raised, "settings raised to what the data asks of a standby");
             self.write_settings(major, upstream, &raised, &control, changing, attempt).await?;
         }
-        let done = self.file_work(changing, move |config, layout| {
+        let done = self.file_work(changing, attempt, move |config, layout| {
             let signal = layout.in_data("standby.signal");
             remove_file(&layout.in_data("recovery.signal"))?;
             if standby {
@@ -65,7 +65,7 @@ impl ProcessDriver {
                 remove_file(&signal)
             }
         });
-        done.await.map_err(|why| attempt.refused(why))
+        done.await
     }
 
     async fn write_settings(
@@ -79,7 +79,7 @@ impl ProcessDriver {
     ) -> Result<(), ActionError> {
         let (upstream, raised) = (upstream.cloned(), raised.clone());
         let lowest = control.lowest.clone();
-        let done = self.file_work(changing, move |config, layout| {
+        let done = self.file_work(changing, attempt, move |config, layout| {
             make_own_directories(config, layout)?;
             let settings =
                 Settings { major, upstream: upstream.as_ref(), raised, ..Settings::default() };
@@ -88,7 +88,7 @@ impl ProcessDriver {
             let strip = |text: &str| settings::stripped(text, &lowest);
             edit(config, layout, "postgresql.auto.conf", strip)
         });
-        done.await.map_err(|why| attempt.refused(why))
+        done.await
     }
 
     /// Returns the settings whose value is too low for a standby of this data (rule 65).
@@ -162,13 +162,13 @@ impl ProcessDriver {
         let lock = tokio::time::timeout_at(attempt.deadline(), lock);
         let changing = std::sync::Arc::new(lock.await.map_err(|_| attempt.timed_out())?);
         let upstream = upstream.cloned();
-        let done = self.file_work(&changing, move |config, layout| {
+        let done = self.file_work(&changing, attempt, move |config, layout| {
             let conninfo = upstream
                 .map_or_else(String::new, |it| settings::standby_conninfo(config, layout, &it));
-            write_file(&layout.pass_file(), &settings::pass_file(config), config.run_as)?;
+            write_file(&layout.pass_file(), settings::pass_file(config), config.run_as)?;
             edit(config, layout, CONF_FILE, |text| settings::with_conninfo(text, &conninfo))
         });
-        done.await.map_err(|why| attempt.refused(why))
+        done.await
     }
 
     async fn live_conninfo(&self, attempt: &Attempt) -> Result<String, WireError> {
@@ -205,9 +205,9 @@ fn write_generated(
     settings: &Settings<'_>,
 ) -> Result<(), String> {
     let owner = config.run_as;
-    write_file(&layout.pass_file(), &settings::pass_file(config), owner)?;
-    write_file(&layout.in_data(HBA_FILE), &settings::hba(config), owner)?;
-    write_file(&layout.in_data(CONF_FILE), &settings::conf(config, layout, settings), owner)?;
+    write_file(&layout.pass_file(), settings::pass_file(config), owner)?;
+    write_file(&layout.in_data(HBA_FILE), settings::hba(config), owner)?;
+    write_file(&layout.in_data(CONF_FILE), settings::conf(config, layout, settings), owner)?;
     Ok(())
 }
 
@@ -224,14 +224,13 @@ fn edit(
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
     };
-    let new = match std::str::from_utf8(&old) {
-        Ok(text) => change(text).map(String::into_bytes),
+    let new = if let Ok(text) = std::str::from_utf8(&old) {
+        change(text).map(String::into_bytes)
+    } else {
         // A user's comments in an older encoding stay, byte for byte: what we add is ASCII.
-        Err(_) => {
-            let text: String = old.iter().map(|byte| char::from(*byte)).collect();
-            let back = |c| u8::try_from(u32::from(c)).unwrap_or(b'?');
-            change(&text).map(|new| new.chars().map(back).collect())
-        }
+        let text: String = old.iter().map(|byte| char::from(*byte)).collect();
+        let back = |c| u8::try_from(u32::from(c)).unwrap_or(b'?');
+        change(&text).map(|new| new.chars().map(back).collect())
     };
     new.map_or(Ok(()), |new| write_file(&path, new, config.run_as).map(drop))
 }

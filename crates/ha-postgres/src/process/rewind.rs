@@ -55,8 +55,7 @@ impl ProcessDriver {
         self.run_rewind(upstream, &changing, attempt).await?;
         self.ensure_slot_on(upstream, attempt).await?;
         self.configure(Some(upstream), true, &changing, attempt).await?;
-        let done = self.file_work(&changing, |_, layout| layout.clear_mark()).await;
-        done.map_err(|why| attempt.refused(why))
+        self.file_work(&changing, attempt, |_, layout| layout.clear_mark()).await
     }
 
     /// Waits until the upstream is a primary that was checkpointed after its promotion: before that
@@ -103,11 +102,11 @@ impl ProcessDriver {
         if self.layout.in_data("backup_label").exists() {
             return Err(attempt.cannot("it is a clone that was never started"));
         }
-        let removed = self.file_work(changing, |_, layout| {
+        let removed = self.file_work(changing, attempt, |_, layout| {
             remove_file(&layout.in_data("standby.signal"))?;
             remove_file(&layout.in_data("recovery.signal"))
         });
-        removed.await.map_err(|why| attempt.refused(why))?;
+        removed.await?;
         let no_archive = ["archive_mode=on", "archive_command=false", "archive_library="];
         self.single_user(String::new(), &no_archive, changing, attempt).await
     }
@@ -118,11 +117,11 @@ impl ProcessDriver {
         changing: &Changing,
         attempt: &Attempt,
     ) -> Result<(), ActionError> {
-        let marked = self.file_work(changing, |config, layout| {
-            write_file(&layout.pass_file(), &settings::pass_file(config), config.run_as)?;
+        let marked = self.file_work(changing, attempt, |config, layout| {
+            write_file(&layout.pass_file(), settings::pass_file(config), config.run_as)?;
             layout.set_mark(HalfMade::Rewind)
         });
-        marked.await.map_err(|why| attempt.refused(why))?;
+        marked.await?;
         let source = settings::tool_conninfo(&self.config, &self.layout, upstream);
         let args = [
             format!("--target-pgdata={}", self.layout.data_dir.display()),

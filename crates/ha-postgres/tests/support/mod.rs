@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use ha_core::permit::{GuardStatus, Order, Permit, StopMode};
-use ha_core::{BootId, BootNanos, Epoch, NodeId};
+use ha_core::{BootId, BootNanos, Epoch, Lsn, NodeId};
 use ha_postgres::driver::{GuardSeen, PostgresDriver, Probe, Upstream};
 use ha_postgres::{ProcessConfig, ProcessDriver, Role, RunAs, Secret};
 use rustix::process::{Pid, Signal, kill_process};
@@ -296,6 +296,12 @@ impl Node {
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{sql}: {error}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Commits something and returns the end of a record of it: the *flushed* position may be in the
+    /// middle of a record that was not acknowledged to anybody.
+    pub(crate) fn committed(&self) -> Lsn {
+        self.sql("SELECT pg_logical_emit_message(true, 'test', 'commit')").parse().unwrap()
     }
 
     pub(crate) fn psql(&self, user: &str, password: &str, sql: &str) -> std::process::Output {

@@ -236,18 +236,6 @@ fn engine_error(path: &Path, doing: &'static str, e: sled::Error) -> StoreError 
     }
 }
 
-/// Returns an error as one line, with everything behind it.
-pub(super) fn chain(e: &dyn std::error::Error) -> String {
-    let mut line = e.to_string();
-    let mut source = e.source();
-    while let Some(e) = source {
-        line.push_str(": ");
-        line.push_str(&e.to_string());
-        source = e.source();
-    }
-    line
-}
-
 /// Returns an error of the operating system's kind, for openraft.
 pub(super) fn to_io(line: &str) -> io::Error {
     io::Error::other(line.to_owned())

@@ -17,9 +17,10 @@ use openraft::storage::IOFlushed;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::StoreError;
-use super::disk::{Disk, chain, to_io};
+use super::disk::{Disk, to_io};
 use super::record;
 use super::witness::{Mark, Promise, Witness};
+use crate::error_chain::chain;
 use crate::types::{LogId, TypeConfig, Vote};
 
 /// How many jobs one cycle takes at most.

@@ -1,9 +1,9 @@
 //! Votes and log entries on disk, and how their loss is noticed.
 //!
 //! [`LogStore`] is what openraft talks to. Reads come from memory. Writes go to one thread that
-//! owns sled ([`io_thread`]): `append` returns as soon as its entries can be read, and its callback
+//! owns sled (`io_thread`): `append` returns as soon as its entries can be read, and its callback
 //! fires once they are durable, which on this path means: sled has flushed, *we* have synced sled's
-//! file ([`disk`]), and the witness file has been written and synced ([`witness`]). `save_vote`
+//! file (`disk`), and the witness file has been written and synced (`witness`). `save_vote`
 //! returns after the same. `save_committed` and the deletion of purged entries wait for nothing.
 //!
 //! An idle store writes nothing. Any error of the disk ends the store: nothing is acknowledged

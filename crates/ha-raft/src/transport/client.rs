@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 
 use super::peer::{Lane, Peer, Peers};
 use super::{FORMAT, InstallSnapshot};
+use crate::error_chain::chain;
 use crate::state_machine::Snapshot;
 use crate::types::{Member, TypeConfig, Vote, VoterId, store_id_text};
 
@@ -217,16 +218,4 @@ impl RaftNetworkV2<TypeConfig> for Client {
         let (action, lane, limit) = (RPCTypes::TransferLeader, Lane::Control, option.soft_ttl());
         self.call(Call { action, lane, limit }, &req, Rpc::TransferLeader).await
     }
-}
-
-/// Returns an error as one line, with everything behind it.
-fn chain(e: &dyn std::error::Error) -> String {
-    let mut line = e.to_string();
-    let mut source = e.source();
-    while let Some(e) = source {
-        line.push_str(": ");
-        line.push_str(&e.to_string());
-        source = e.source();
-    }
-    line
 }

@@ -1,0 +1,314 @@
+//! Clusters in one process: real agents, Raft and gRPC, Postgres in memory.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ha_agent::config::Config as AgentConfig;
+use ha_agent::launch;
+use ha_core::NodeId;
+use ha_postgres::fake::{FakeDriver, FakeWorld};
+use ha_proto::v1::StatusReply;
+use ha_tests::address::Claim;
+use ha_tests::{Config, eventually, status, within};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+const MARGIN: Duration = Duration::from_millis(500);
+const GRPC: u16 = 7431;
+
+/// Three agents of one process.
+struct Fakes {
+    dir: tempfile::TempDir,
+    world: FakeWorld,
+    claim: Claim,
+    agents: BTreeMap<&'static str, Running>,
+    major: u32,
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<Result<(), launch::RunError>>,
+}
+
+fn id(name: &str) -> NodeId {
+    name.parse().expect("a valid name")
+}
+
+impl Fakes {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        Self { dir, world: FakeWorld::new(), claim: Claim::new(), agents: BTreeMap::new(), major: 15 }
+    }
+
+    fn address(&self, name: &str) -> String {
+        let n = match name {
+            "n1" => 1,
+            "n2" => 2,
+            _ => 3,
+        };
+        format!("{}:{GRPC}", self.claim.node(n))
+    }
+
+    fn config(&self, name: &str, extra: &[(&str, &str)]) -> AgentConfig {
+        let dir = self.dir.path().join(name);
+        std::fs::create_dir_all(dir.join("permits")).expect("a writable directory");
+        let data = name != "n3";
+        let mut config = Config::default();
+        config.text("cluster", "orders").text("node", name);
+        config.text("kind", if data { "data" } else { "witness" });
+        config.text("data_dir", dir.join("agent").display());
+        config.text("listen.grpc", self.address(name));
+        for peer in ["n1", "n2", "n3"] {
+            config.text(&format!("peers.{peer}"), self.address(peer));
+        }
+        if data {
+            config.text("postgres.bin_dir", "/nowhere").text("postgres.data_dir", "/nowhere/data");
+            config.text("postgres.listen", format!("{name}.fake:5432"));
+            config.text("postgres.superuser_password_file", "/nowhere/superuser");
+            config.text("postgres.replication_password_file", "/nowhere/replication");
+            config.text("postgres.permit_dir", dir.join("permits").display());
+            for (key, value) in extra {
+                config.text(key, value);
+            }
+        }
+        load(&dir, &config)
+    }
+
+    fn start(&mut self, name: &'static str) {
+        self.start_with(name, &[]);
+    }
+
+    fn start_with(&mut self, name: &'static str, extra: &[(&str, &str)]) {
+        let config = self.config(name, extra);
+        let driver = (name != "n3").then(|| {
+            let driver = self.world.driver(&id(name), &format!("{name}.fake"), 5432, MARGIN);
+            (Arc::new(driver), self.major)
+        });
+        let (stop, stopped) = oneshot::channel();
+        let ended = tokio::spawn(async move {
+            launch::run::<FakeDriver>(config, driver, async {
+                drop(stopped.await);
+            })
+            .await
+        });
+        self.agents.insert(name, Running { stop, ended });
+    }
+
+    fn start_all(&mut self) {
+        for name in ["n1", "n2", "n3"] {
+            self.start(name);
+        }
+    }
+
+    /// Tells an agent to stop and waits for its end.
+    async fn stop(&mut self, name: &str) {
+        let Running { stop, ended } = self.agents.remove(name).expect("an agent that runs");
+        drop(stop);
+        let end = tokio::time::timeout(within(40), ended).await.expect("it ends in time");
+        end.expect("no panic").expect("it leaves in order");
+    }
+
+    async fn stop_all(&mut self) {
+        for name in ["n2", "n1", "n3"] {
+            if self.agents.contains_key(name) {
+                self.stop(name).await;
+            }
+        }
+    }
+
+    async fn await_status(
+        &self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&StatusReply) -> bool,
+    ) -> StatusReply {
+        eventually(what, limit, async || {
+            for name in self.agents.keys() {
+                match status::status(&self.address(name)).await {
+                    Some(status) if wanted(&status) => return Some(status),
+                    _ => {}
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    async fn healthy(&self) -> StatusReply {
+        self.await_status("the cluster is healthy", within(30), |s| s.state == "healthy").await
+    }
+
+    async fn primary_is(&self, name: &str) -> StatusReply {
+        self.await_status(&format!("{name} is primary"), within(20), |s| {
+            status::holder(s) == name && status::node(s, name).rule == "serving"
+        })
+        .await
+    }
+
+    fn primaries(&self) -> Vec<NodeId> {
+        let primaries = self.world.primaries();
+        assert!(primaries.len() <= 1, "two primaries: {primaries:?}");
+        primaries
+    }
+}
+
+fn load(dir: &Path, config: &Config) -> AgentConfig {
+    let path = dir.join("agent.toml");
+    std::fs::write(&path, config.render()).expect("a writable directory");
+    AgentConfig::load(&path, std::iter::empty()).expect("a good configuration")
+}
+
+/// Runs a test with a bound on its time.
+fn bounded(seconds: u64, body: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let ended = tokio::time::timeout(within(seconds), body).await;
+        assert!(ended.is_ok(), "the test did not end within {seconds} s");
+    });
+    runtime.shutdown_timeout(within(5));
+}
+
+#[test]
+fn an_empty_cluster_becomes_healthy_and_leaves_in_order() {
+    bounded(90, async {
+        let mut c = Fakes::new();
+        c.start_all();
+        let status = c.healthy().await;
+        assert_eq!((status.epoch, status::holder(&status)), (1, "n1"));
+        assert!(c.world.write(&id("n1"), 100).is_some());
+        assert!(c.world.write(&id("n2"), 100).is_none());
+        c.stop_all().await;
+        assert_eq!(c.primaries(), [], "no server runs as primary without an agent");
+    });
+}
+
+#[test]
+fn a_crashed_primary_whose_standby_has_everything_is_replaced() {
+    bounded(90, async {
+        let mut c = Fakes::new();
+        c.start_all();
+        c.healthy().await;
+        let end = c.world.write(&id("n1"), 1000).expect("a primary");
+        c.world.crash(&id("n1"));
+        let status = c.primary_is("n2").await;
+        assert_eq!(status.epoch, 2);
+        assert!(c.world.write(&id("n2"), 10).expect("the new primary") > end, "nothing is lost");
+        let status = c.healthy().await;
+        assert!(status::streams(&status, "n1"), "the old one follows");
+        c.stop_all().await;
+    });
+}
+
+#[test]
+fn a_primary_told_to_leave_hands_over_and_comes_back_as_a_standby() {
+    bounded(90, async {
+        let mut c = Fakes::new();
+        c.start_all();
+        c.healthy().await;
+        c.world.write(&id("n1"), 1000).expect("a primary");
+        c.stop("n1").await;
+        let status = c.primary_is("n2").await;
+        assert_eq!((status.epoch, c.primaries()), (2, vec![id("n2")]));
+        c.start("n1");
+        let status = c.healthy().await;
+        assert_eq!(status::holder(&status), "n2");
+        c.stop_all().await;
+    });
+}
+
+#[test]
+fn without_a_quorum_the_primary_ends_by_itself_and_comes_back_with_it() {
+    bounded(90, async {
+        let mut c = Fakes::new();
+        let leave = [("postgres.on_agent_stop", "leave")];
+        c.start_with("n1", &leave);
+        c.start_with("n2", &leave);
+        c.start("n3");
+        c.healthy().await;
+        c.stop("n2").await;
+        c.stop("n3").await;
+        eventually("the guard ends the primary", within(15), async || {
+            c.primaries().is_empty().then_some(())
+        })
+        .await;
+        let status = c.await_status("it says why", within(10), |s| s.state == "no_quorum").await;
+        assert!(status.reason.contains("1 of 3"), "{}", status.reason);
+        assert!(c.world.write(&id("n1"), 1).is_none());
+        c.start("n3");
+        c.start_with("n2", &leave);
+        let status = c.healthy().await;
+        assert!(status.epoch >= 1);
+        assert_eq!(c.primaries().len(), 1);
+        c.stop_all().await;
+    });
+}
+
+#[test]
+fn a_frozen_server_is_given_up_and_a_killed_guard_replaced() {
+    bounded(120, async {
+        let mut c = Fakes::new();
+        let quick = [
+            ("health.interval", "200ms"),
+            ("health.limit", "300ms"),
+        ];
+        c.start_with("n1", &quick);
+        c.start_with("n2", &quick);
+        c.start("n3");
+        c.healthy().await;
+        c.world.switch(&id("n1"), |s| s.frozen = true);
+        c.primary_is("n2").await;
+        c.world.switch(&id("n1"), |s| s.frozen = false);
+        c.healthy().await;
+        c.world.kill_guard(&id("n2"));
+        c.await_status("somebody serves", within(30), |s| s.state == "healthy" && s.epoch >= 2).await;
+        assert_eq!(c.primaries().len(), 1);
+        c.stop_all().await;
+    });
+}
+
+#[test]
+fn a_diverged_node_whose_rewind_fails_is_cloned() {
+    bounded(120, async {
+        let mut c = Fakes::new();
+        c.start_all();
+        c.healthy().await;
+        // The standby hears nothing of what the primary writes last.
+        c.world.cut(&id("n1"), &id("n2"), true);
+        c.world.write(&id("n1"), 5000).expect("a primary");
+        c.world.switch(&id("n1"), |s| {
+            s.rewind_fails = true;
+            s.frozen = true;
+        });
+        c.primary_is("n2").await;
+        c.world.switch(&id("n1"), |s| s.frozen = false);
+        c.world.cut(&id("n1"), &id("n2"), false);
+        let status = c.healthy().await;
+        assert_eq!(status::holder(&status), "n2");
+        c.stop_all().await;
+    });
+}
+
+#[test]
+fn a_peer_with_another_postgres_major_is_named() {
+    bounded(90, async {
+        let mut c = Fakes::new();
+        c.start("n1");
+        c.start("n3");
+        // Same database in memory, but this agent was given binaries of another major.
+        c.major = 17;
+        c.start("n2");
+        let status = c
+            .await_status("the difference is named", within(30), |s| {
+                s.nodes.iter().any(|n| n.troubles.iter().any(|t| t.contains("replication needs one major")))
+            })
+            .await;
+        assert_ne!(status.state, "healthy");
+        c.stop_all().await;
+    });
+}
