@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use ha_core::candidate::{BootstrapChoice, Report, choose_bootstrap, elect};
+use ha_core::candidate::{BootstrapChoice, Report, choose_bootstrap, elect, worth_waiting_for};
 use ha_core::decide::Rule;
 use ha_core::granter::RenewRefused;
 use ha_core::state::{Command, Outcome, State, VacateReason};
@@ -34,6 +34,9 @@ const REPORT_LIMIT: Duration = Duration::from_millis(500);
 const SILENT_LIMIT: Duration = Duration::from_millis(100);
 /// How long an election without a winner waits before the next.
 const ELECTION_PAUSE: Duration = Duration::from_millis(200);
+/// How long an election waits for the last primary when that answers and its database is down: its
+/// WAL may be ahead of everybody's, and it needs `vacant_grace` and a start to be electable.
+const LAST_PRIMARY_PATIENCE: Duration = Duration::from_secs(4);
 /// How long this node must lead beside the primary before it hands leadership over, and how long it
 /// then waits before it tries again.
 const TRANSFER_AFTER: Duration = Duration::from_millis(700);
@@ -112,6 +115,7 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
 #[derive(Debug, Default)]
 struct Duty {
     pause_until: Option<Instant>,
+    vacant_since: Option<Instant>,
     beside_primary_since: Option<Instant>,
     transfer_after: Option<Instant>,
     told: Option<String>,
@@ -127,6 +131,7 @@ impl Duty {
         self.stay_away_from_primary(agent, &state).await;
         if state.lease.grant().is_some() {
             self.told = None;
+            self.vacant_since = None;
             return;
         }
         if self.pause_until.is_some_and(|until| Instant::now() < until) {
@@ -158,6 +163,13 @@ impl Duty {
     async fn elect<D: PostgresDriver>(&mut self, agent: &Agent<D>, state: &State, term: u64) {
         let began = Instant::now();
         let reports = collect(agent).await;
+        if let Some(node) = self.awaited(state, &reports) {
+            self.tell(format!("waiting for {node}"), |_| {
+                info!(%node, "waiting for the last primary: it answers, and may have more WAL");
+            });
+            self.pause_until = Some(Instant::now() + ELECTION_PAUSE);
+            return;
+        }
         let election = elect(state, &reports, known_end(agent, state), &agent.config.policy);
         let Some(winner) = election.winner else {
             let refusals: Vec<String> =
@@ -249,6 +261,14 @@ impl Duty {
         }
     }
 
+    /// The last primary's node, for as long as the election waits for its database to start.
+    fn awaited(&mut self, state: &State, reports: &BTreeMap<NodeId, Report>) -> Option<NodeId> {
+        let since = *self.vacant_since.get_or_insert_with(Instant::now);
+        worth_waiting_for(state, reports)
+            .filter(|_| since.elapsed() < LAST_PRIMARY_PATIENCE)
+            .cloned()
+    }
+
     /// Logs something once, until it changes.
     fn tell(&mut self, text: String, log: impl FnOnce(&str)) {
         if self.told.as_ref() != Some(&text) {
@@ -265,7 +285,7 @@ pub fn known_end<D>(agent: &Agent<D>, state: &State) -> Option<WalPosition> {
 }
 
 /// A witness first, then a standby; only one that answered just now.
-fn transfer_target<D>(agent: &Agent<D>, state: &State) -> Option<NodeId> {
+pub fn transfer_target<D>(agent: &Agent<D>, state: &State) -> Option<NodeId> {
     let sightings = lock(&agent.sightings);
     let answers = |node: &NodeId| sightings.get(node).is_some_and(|seen| seen.current().is_some());
     let mut others: Vec<(&NodeId, NodeKind)> = state

@@ -46,14 +46,12 @@ pub async fn leave<D: PostgresDriver>(agent: &Arc<Agent<D>>) {
         }
     }
     agent.leaving.store(true, Ordering::Relaxed);
-    let others: Vec<NodeId> = agent.others().cloned().collect();
-    if agent.raft.status().is_leader {
-        for to in others {
-            match agent.raft.transfer_leader(&to).await {
-                Ok(()) => break,
-                Err(error) => warn!(%to, %error, "could not hand Raft leadership over"),
-            }
-        }
+    if agent.raft.status().is_leader
+        && let Some(to) = granter::transfer_target(agent, &agent.state())
+        && let Err(error) = agent.raft.transfer_leader(&to).await
+    {
+        // The others elect a leader by themselves, a second later.
+        info!(%to, %error, "could not hand Raft leadership over");
     }
 }
 

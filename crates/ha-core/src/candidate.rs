@@ -9,7 +9,7 @@ use crate::epoch::{Epoch, Incarnation};
 use crate::lsn::{Lsn, WalPosition};
 use crate::node::{NodeId, NodeKind};
 use crate::policy::{Durability, Policy};
-use crate::state::State;
+use crate::state::{State, VacateReason};
 
 /// What a node reported when the election asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -326,6 +326,22 @@ fn refuse_laggards(
         }
         lag_bytes <= max
     });
+}
+
+/// Returns the last primary's node if it answers, has the cluster's database, and only has to start it:
+/// it may have WAL that nobody else has (rule 14), so an election does well to wait a moment.
+///
+/// Not after a release: whoever gives the lease back has seen to that.
+#[must_use]
+pub fn worth_waiting_for<'a>(
+    state: &'a State,
+    reports: &BTreeMap<NodeId, Report>,
+) -> Option<&'a NodeId> {
+    let last = state.latest_promotion()?;
+    let database = reports.get(&last.holder)?.database.as_ref()?;
+    let ours = database.system_identifier == state.system_identifier;
+    let able = database.promotable && database.unfit.is_none() && !database.standby;
+    (state.vacated == Some(VacateReason::Expired) && ours && able).then_some(&last.holder)
 }
 
 /// Who may make the database cluster, while none is registered.

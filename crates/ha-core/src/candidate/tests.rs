@@ -185,6 +185,23 @@ fn nobody_is_elected_while_nobody_knows_how_far_the_last_primary_got() {
     assert_eq!(run_after(&state, &[("n1", follower())], Some((2, 999))).winner, None);
 }
 
+#[test]
+fn an_election_waits_for_the_last_primary_only_if_it_can_come_back() {
+    let expired = State { vacated: Some(VacateReason::Expired), ..promoted("n1", 3, 100) };
+    let down = || Database { standby: false, ..standby(3, 150) };
+    let waits = |state: &State, database: Database| {
+        let reports = BTreeMap::from([(id("n1"), report(database))]);
+        worth_waiting_for(state, &reports) == Some(&id("n1"))
+    };
+    assert!(waits(&expired, down()));
+    assert!(!waits(&expired, standby(3, 150)), "it is electable already");
+    assert!(!waits(&expired, Database { unfit: Some("disk full".to_owned()), ..down() }));
+    assert!(!waits(&expired, Database { system_identifier: None, ..down() }));
+    let released = VacateReason::Released { why: "crashed_replaceable".to_owned() };
+    assert!(!waits(&State { vacated: Some(released), ..expired.clone() }, down()));
+    assert_eq!(worth_waiting_for(&expired, &BTreeMap::new()), None, "it does not answer");
+}
+
 fn any_database() -> impl Strategy<Value = Database> {
     (
         prop_oneof![Just(None), Just(Some(SYSTEM)), Just(Some(5))],

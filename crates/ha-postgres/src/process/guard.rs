@@ -190,6 +190,7 @@ impl ProcessDriver {
 async fn note_end(mut child: Child) {
     let pid = child.id();
     match child.wait().await {
+        Ok(status) if status.success() => info!(pid, "guard ended as it was told"),
         Ok(status) => warn!(pid, %status, "guard ended"),
         Err(error) => warn!(pid, %error, "could not wait for the guard"),
     }

@@ -108,10 +108,7 @@ impl ProcessDriver {
     }
 
     /// Logs in as the replication user; if that is refused, makes it, or gives it the password.
-    pub(super) async fn mend_internal_user(
-        &self,
-        attempt: &Attempt,
-    ) -> Result<bool, ActionError> {
+    pub(super) async fn mend_internal_user(&self, attempt: &Attempt) -> Result<bool, ActionError> {
         let config = &self.config;
         let (host, port) = (&config.probe_host, config.port);
         match sql::open(host, port, &config.replication, &[], attempt.deadline()).await {
