@@ -118,8 +118,8 @@ fn each_fault_of_the_configuration_is_one_line_and_changes_nothing() {
         for (config, expected) in table {
             fs::write(&path, config.render()).expect("a writable directory");
             let done = check(&path);
+            assert_eq!(done.status.code(), Some(2), "{expected}: {}", programs::said(&done));
             let lines = complaints(&done);
-            assert_eq!(done.status.code(), Some(2), "{expected}: {lines:?}");
             assert!(lines.iter().any(|line| line.contains(expected)), "{expected}: {lines:?}");
         }
         assert_eq!(names_under(&c.base), before, "nothing was made or removed");

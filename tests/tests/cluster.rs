@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ha_agent::config::Config as AgentConfig;
 use ha_agent::launch;
@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 
 const MARGIN: Duration = Duration::from_millis(500);
 const GRPC: u16 = 7431;
+/// A server that does not answer is given up within two seconds.
+const QUICK: [(&str, &str); 2] = [("health.interval", "200ms"), ("health.limit", "300ms")];
 
 /// Three agents of one process.
 struct Fakes {
@@ -124,16 +126,19 @@ impl Fakes {
         limit: Duration,
         wanted: impl Fn(&StatusReply) -> bool,
     ) -> StatusReply {
-        eventually(what, limit, async || {
+        let began = Instant::now();
+        let mut last = "nobody answered".to_owned();
+        while began.elapsed() < limit {
             for name in self.agents.keys() {
                 match status::status(&self.address(name)).await {
-                    Some(status) if wanted(&status) => return Some(status),
-                    _ => {}
+                    Some(status) if wanted(&status) => return status,
+                    Some(status) => last = status::brief(&status),
+                    None => {}
                 }
             }
-            None
-        })
-        .await
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("still not after {limit:?}: {what}; the last status was {last}");
     }
 
     async fn healthy(&self) -> StatusReply {
@@ -253,12 +258,8 @@ fn without_a_quorum_the_primary_ends_by_itself_and_comes_back_with_it() {
 fn a_frozen_server_is_given_up_and_a_killed_guard_replaced() {
     bounded(120, async {
         let mut c = Fakes::new();
-        let quick = [
-            ("health.interval", "200ms"),
-            ("health.limit", "300ms"),
-        ];
-        c.start_with("n1", &quick);
-        c.start_with("n2", &quick);
+        c.start_with("n1", &QUICK);
+        c.start_with("n2", &QUICK);
         c.start("n3");
         c.healthy().await;
         c.world.switch(&id("n1"), |s| s.frozen = true);
@@ -276,7 +277,9 @@ fn a_frozen_server_is_given_up_and_a_killed_guard_replaced() {
 fn a_diverged_node_whose_rewind_fails_is_cloned() {
     bounded(120, async {
         let mut c = Fakes::new();
-        c.start_all();
+        c.start_with("n1", &QUICK);
+        c.start_with("n2", &QUICK);
+        c.start("n3");
         c.healthy().await;
         // The standby hears nothing of what the primary writes last.
         c.world.cut(&id("n1"), &id("n2"), true);

@@ -18,6 +18,9 @@ use crate::events;
 use crate::facts::RunningJob;
 use crate::jobs::{self, JobError};
 
+/// How often a step may wait in a row, some eight seconds in all, before that is a trouble.
+const PATIENCE_TRIES: u32 = 5;
+
 /// Carries a step out: at once, or as the one job that may be under way.
 pub fn act<D: PostgresDriver>(
     agent: &Arc<Agent<D>>,
@@ -150,12 +153,11 @@ fn finish<D: PostgresDriver>(
             events::StepDone { node: agent.node(), step, took }.emit();
         }
         Err(error) => {
-            let retry_in = facts.failed(step, Instant::now());
-            let line = (!matches!(error, JobError::NotNow(_))).then(|| error.to_string());
-            facts.trouble("job", line);
+            let (retry_in, tries) = facts.failed(step, Instant::now());
+            // Waiting for something ordinary is no failure, until it has gone on for too long.
+            let waits = matches!(error, JobError::NotNow(_)) && tries < PATIENCE_TRIES;
+            facts.trouble("job", (!waits).then(|| error.to_string()));
             drop(facts);
-            // Waiting for something ordinary is no failure.
-            let waits = matches!(error, JobError::NotNow(_));
             let error = error.to_string();
             events::StepFailed { node: agent.node(), step, error: &error, retry_in, waits }.emit();
         }

@@ -106,12 +106,13 @@ impl Facts {
         self.backoff.get(step).is_some_and(|(until, _)| now < *until)
     }
 
-    /// Notes that a step failed; the next try waits twice as long as this one did.
-    pub fn failed(&mut self, step: &'static str, now: Instant) -> Duration {
+    /// Notes that a step failed; the next try waits twice as long as this one did. Returns that wait,
+    /// and how often the step failed in a row.
+    pub fn failed(&mut self, step: &'static str, now: Instant) -> (Duration, u32) {
         let tries = self.backoff.get(step).map_or(0, |(_, tries)| *tries) + 1;
         let wait = Duration::from_millis(250).saturating_mul(1 << tries.min(6)).min(BACKOFF_MAX);
         self.backoff.insert(step, (now + wait, tries));
-        wait
+        (wait, tries)
     }
 
     /// Notes that a step succeeded.

@@ -23,6 +23,9 @@ use crate::report;
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(60);
 /// How long a standby may take to receive the end of our WAL (rule 33).
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(5);
+/// How long a standby may take to report, and how often in a row it may not.
+const ASK_LIMIT: Duration = Duration::from_millis(500);
+const SILENT_MAX: u32 = 3;
 /// How long the cluster may take to have a new primary before the agent goes.
 const SUCCESSOR_LIMIT: Duration = Duration::from_secs(5);
 /// How long telling the cluster may take.
@@ -72,7 +75,10 @@ async fn stop_database<D: PostgresDriver>(agent: &Arc<Agent<D>>, database: &Data
     if let Some(job) = before {
         job.abort.abort();
     }
-    let successor = epoch.and_then(|_| fit_standby(agent));
+    let successor = match epoch {
+        Some(_) => fit_standby(agent).await,
+        None => None,
+    };
     if let Some(to) = &successor {
         info!(%to, "handing the primary role over");
         // While clients are served, so that the stop itself is short.
@@ -101,11 +107,20 @@ async fn stop_database<D: PostgresDriver>(agent: &Arc<Agent<D>>, database: &Data
     stop_guard(agent, database).await;
 }
 
-fn fit_standby<D>(agent: &Agent<D>) -> Option<NodeId> {
-    lock(&agent.sightings)
+/// A standby that says just now that it is fit: it may be leaving too.
+async fn fit_standby<D: PostgresDriver>(agent: &Agent<D>) -> Option<NodeId> {
+    let seen: Vec<NodeId> = lock(&agent.sightings)
         .iter()
-        .find(|(_, seen)| seen.current().is_some_and(granter::fit))
+        .filter(|(_, seen)| seen.current().is_some_and(granter::fit))
         .map(|(node, _)| node.clone())
+        .collect();
+    for node in seen {
+        let reply = agent.peers.report(&node, report::request(agent, true), ASK_LIMIT).await;
+        if reply.is_ok_and(|report| granter::fit(&report)) {
+            return Some(node);
+        }
+    }
+    None
 }
 
 async fn await_gone<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>) -> bool {
@@ -161,9 +176,14 @@ async fn hand_over<D: PostgresDriver>(
 
 async fn await_arrival<D: PostgresDriver>(agent: &Agent<D>, to: &NodeId, end: WalPosition) {
     let until = Instant::now() + ARRIVAL_LIMIT;
+    let mut silent = 0;
     while Instant::now() < until {
         let request = report::request(agent, true);
-        let reply = agent.peers.report(to, request, Duration::from_millis(500)).await;
+        let reply = agent.peers.report(to, request, ASK_LIMIT).await;
+        silent = if reply.is_ok() { 0 } else { silent + 1 };
+        if silent >= SILENT_MAX {
+            break;
+        }
         let has = reply.ok().and_then(|r| r.postgres?.flushed).map(WalPosition::from);
         if has.is_some_and(|has| has.timeline == end.timeline && has.lsn >= end.lsn) {
             info!(%to, %end, "the standby has everything");

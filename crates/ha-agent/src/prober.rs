@@ -16,6 +16,8 @@ use crate::report;
 
 /// How often a server that never answered in this run is asked.
 const STARTING_INTERVAL: Duration = Duration::from_millis(25);
+/// One WAL segment: with less, a server cannot go on writing for long.
+const FULL_BYTES: u64 = 16 << 20;
 /// How often the other agents are asked what they see.
 const SIGHTING_INTERVAL: Duration = Duration::from_millis(500);
 /// How long one of them may take.
@@ -88,6 +90,14 @@ async fn probe<D: PostgresDriver>(
             return;
         }
     };
+    // Aborted transactions move WAL too: a full disk shows in the space, not in the positions.
+    let free = agent.database.as_ref().and_then(|database| database.driver.free_bytes().ok());
+    let full = free.filter(|free| !probe.in_recovery && *free < FULL_BYTES);
+    if let Some(free) = full {
+        let why = format!("only {free} bytes are free under its data directory");
+        missed(agent, database, run, ProbeError::CannotWrite(why));
+        return;
+    }
     let idle = {
         let facts = database.facts();
         facts.answer(run).is_none_or(|last| {

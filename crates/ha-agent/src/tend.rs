@@ -58,7 +58,7 @@ pub async fn guard<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>) 
             info!("guard started");
         }
         Err(error) => {
-            let wait = facts.failed("guard", Instant::now());
+            let (wait, _) = facts.failed("guard", Instant::now());
             warn!(%error, retry_in_ms = ha_core::clock::millis(wait), "could not start the guard");
         }
     }

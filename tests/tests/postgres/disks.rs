@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use ha_proto::v1::ProposeRequest;
+use ha_proto::v1::agent_client::AgentClient;
 use ha_tests::mount::SmallDisk;
 use ha_tests::{Plan, eventually, logs, node, scenario, status, within};
 
@@ -35,14 +37,20 @@ fn a_full_disk_under_pgdata_is_named_and_a_healthy_standby_takes_over() {
         });
         let named = named.await;
         c.say(&status::node(&named, "n1").troubles.join("; "));
-        // Until the WAL needs a new segment it still writes; then it cannot, and the other one can.
         let fat = "insert into writes select 5000000 + g, repeat('f', 2000) from generate_series(1, 40000) g";
-        let full = c.node("n1").sql(fat).await;
-        c.say(&format!("a large write on a full disk: {full:?}"));
-        c.writes_on(&standby, within(60)).await;
+        let full = c.node("n1").sql(fat).await.expect_err("there is no room for it");
+        assert!(full.contains("No space left") || full.contains("closed"), "{full}");
+        // Either the standby takes over, or the reason stays in sight until there is room again.
+        let moved = tokio::time::timeout(within(20), c.primary_is(&standby, within(30))).await;
+        if moved.is_err() {
+            let still = c.trouble("n1", "bytes are free", within(5)).await;
+            assert_eq!(still.state, "degraded");
+        }
+        c.say(if moved.is_ok() { "moved" } else { "stayed, named" });
         fs::remove_file(ballast).expect("the ballast");
         let after = c.healthy(within(90)).await;
-        assert_eq!(status::holder(&after), standby);
+        assert_eq!(status::holder(&after) == standby, moved.is_ok());
+        c.more_writes(20, within(20)).await;
         c.end_writing_and_check(Some(500)).await;
         c.kill_all();
         drop(disk);
@@ -87,6 +95,17 @@ fn a_full_disk_does_not_move_the_primary_to_an_equally_full_node() {
     });
 }
 
+/// Hands a command to an agent; only the Raft leader takes it.
+async fn propose(address: &str, command: &[u8]) {
+    let mut agent = AgentClient::new(status::channel(address));
+    let request = ProposeRequest {
+        cluster: "orders".to_owned(),
+        from: "n1".to_owned(),
+        command: command.to_vec(),
+    };
+    drop(tokio::time::timeout(within(2), agent.propose(request)).await);
+}
+
 #[test]
 fn a_full_disk_under_the_raft_store_ends_that_agent_with_its_name_and_the_cluster_goes_on() {
     let plan = Plan::within(150).announces(&FAILOVER);
@@ -98,11 +117,17 @@ fn a_full_disk_under_the_raft_store_ends_that_agent_with_its_name_and_the_cluste
         let (primary, standby) = c.bootstrap().await;
         c.write().await;
         let ballast = disk.fill();
-        // Something for the log: the epoch moves, and every voter must write that down.
-        let end = c.node_mut(&primary).stop_agent(within(40)).await;
-        assert_eq!(end.code(), Some(0));
-        c.writes_on(&standby, within(15)).await;
-        c.node_mut(&primary).start();
+        // Commands that are refused take room in the log all the same.
+        let cluster = "x".repeat(20_000);
+        let command = format!(r#"{{"found":{{"cluster":"{cluster}","cluster_id":1,"nodes":{{}}}}}}"#);
+        for _ in 0..400 {
+            for node in [&primary, &standby, &"n3".to_owned()] {
+                propose(&c.node(node).grpc(), command.as_bytes()).await;
+            }
+            if !c.node_mut("n3").agent_runs() {
+                break;
+            }
+        }
         let end = c.node_mut("n3").agent_end(within(60)).await;
         assert_eq!(end.code(), Some(1), "it says that it failed");
         let said = logs::read(&c.node("n3").log());

@@ -93,14 +93,8 @@ fn a_taken_postgres_port_is_named_in_the_status() {
         c.node_mut(&standby).kill_everything();
         let held = TcpListener::bind(c.node(&standby).postgres()).expect("a free port");
         c.node_mut(&standby).start();
-        let status = c.await_status("the reason is in the status", within(40), |s| {
-            let node = status::node(s, &standby);
-            node.state != "streaming" && !node.troubles.is_empty()
-        });
-        let status = status.await;
-        let troubles = status::node(&status, &standby).troubles.join("; ");
-        c.say(&troubles);
-        assert!(troubles.contains("ddress already in use"), "it names the port: {troubles}");
+        let status = c.trouble(&standby, "ddress already in use", within(40)).await;
+        c.say(&status::node(&status, &standby).troubles.join("; "));
         assert_eq!((status.epoch, status::holder(&status)), (1, primary.as_str()));
         drop(held);
         c.healthy(within(60)).await;

@@ -27,13 +27,14 @@ pub(crate) fn up(no_build: bool) -> Outcome<()> {
         Programs::build()?
     };
     let account = account::for_server()?;
+    let means = local::means(programs.guard.clone(), account.as_ref())?;
     let _lock = lock()?;
     let (record, is_new) = match Record::read()? {
         Some(record) => (record, false),
         None => (Record::decide(account.as_ref())?, true),
     };
     record.agrees_with_environment()?;
-    let cluster = record.cluster(local::means(programs.guard.clone(), account.as_ref())?);
+    let cluster = record.cluster(means);
     let roots = record.roots();
     let roots: Vec<&Path> = roots.iter().map(PathBuf::as_path).collect();
     let ours = process::of_cluster(&roots);
