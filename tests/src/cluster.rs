@@ -56,9 +56,7 @@ impl Cluster {
         let mut nodes: Vec<Node> = [("n1", true), ("n2", true), ("n3", false)]
             .into_iter()
             .zip(1..)
-            .map(|((name, data), n)| {
-                Node::new(name, data, &base, &permits, claim.node(n), CLUSTER)
-            })
+            .map(|((name, data), n)| Node::new(name, data, &base, &permits, claim.node(n), CLUSTER))
             .collect();
         let peers: Vec<(String, String)> =
             nodes.iter().map(|node| (format!("peers.{}", node.name), node.grpc())).collect();
@@ -125,7 +123,8 @@ impl Cluster {
         self.start_agents();
         let status = self.healthy(BOOTSTRAP_LIMIT).await;
         let primary = status::holder(&status).to_owned();
-        let made = self.node(&primary).sql("create table writes (value bigint primary key, node text)");
+        let made =
+            self.node(&primary).sql("create table writes (value bigint primary key, node text)");
         made.await.expect("a table on the primary");
         self.say(&format!("healthy, primary {primary}"));
         let standby = self.other(&primary);
@@ -259,7 +258,8 @@ impl Cluster {
     pub async fn same_rows(&self, limit: Duration) -> String {
         let sum = "select count(*) || '/' || coalesce(sum(hashtext(value || node)), 0) from writes";
         eventually("both databases have the same rows", limit, async || {
-            let (a, b) = (self.node("n1").sql(sum).await.ok()?, self.node("n2").sql(sum).await.ok()?);
+            let (a, b) =
+                (self.node("n1").sql(sum).await.ok()?, self.node("n2").sql(sum).await.ok()?);
             (a == b).then_some(a)
         })
         .await

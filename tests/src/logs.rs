@@ -4,7 +4,9 @@ use std::path::Path;
 
 /// Returns the text of a log; nothing if there is none yet.
 pub fn read(path: &Path) -> String {
-    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    std::fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
 }
 
 /// Returns the last lines of a log.

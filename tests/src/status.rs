@@ -38,8 +38,7 @@ pub async fn explain(address: &str) -> Option<ExplainReply> {
 /// Asks an agent for its own report, as another node would.
 pub async fn report(address: &str, cluster: &str, from: &str) -> Option<ReportReply> {
     let mut client = AgentClient::new(channel(address));
-    let request =
-        ReportRequest { cluster: cluster.to_owned(), from: from.to_owned(), fresh: true };
+    let request = ReportRequest { cluster: cluster.to_owned(), from: from.to_owned(), fresh: true };
     Some(tokio::time::timeout(LIMIT, client.report(request)).await.ok()?.ok()?.into_inner())
 }
 

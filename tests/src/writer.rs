@@ -201,11 +201,11 @@ mod tests {
     #[test]
     fn a_writer_notices_loss_gaps_and_order() {
         let t = Instant::now();
-        let acks =
-            Acks(vec![ack(1, "a", 1, 0, t), ack(2, "a", 1, 10, t), ack(3, "b", 2, 500, t)]);
+        let acks = Acks(vec![ack(1, "a", 1, 0, t), ack(2, "a", 1, 10, t), ack(3, "b", 2, 500, t)]);
         acks.assert_no_overlap();
         assert_eq!(acks.longest_gap(), Duration::from_millis(490));
-        let lost: Vec<i64> = acks.missing(&BTreeSet::from([1, 3])).iter().map(|a| a.value).collect();
+        let lost: Vec<i64> =
+            acks.missing(&BTreeSet::from([1, 3])).iter().map(|a| a.value).collect();
         assert_eq!(lost, [2]);
     }
 

@@ -260,9 +260,19 @@ fn haclt_answers_in_json_as_documented() {
         let done = c.haclt(&["status", "--json"]);
         assert_eq!(done.status.code(), Some(0), "{}", programs::said(&done));
         let json: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
-        for key in
-            ["cluster", "state", "reason", "epoch", "timeline", "durability", "paused", "lease", "raft", "wal_quorum", "nodes"]
-        {
+        for key in [
+            "cluster",
+            "state",
+            "reason",
+            "epoch",
+            "timeline",
+            "durability",
+            "paused",
+            "lease",
+            "raft",
+            "wal_quorum",
+            "nodes",
+        ] {
             assert!(json.get(key).is_some(), "{key} in {json}");
         }
         assert_eq!(json["state"], "healthy");

@@ -47,7 +47,7 @@ pub struct Facts {
     /// The job under way.
     pub job: Option<RunningJob>,
     /// Steps that failed, and when they may be tried again.
-    backoff: BTreeMap<&'static str, (Instant, u32)>,
+    pub(crate) backoff: BTreeMap<&'static str, (Instant, u32)>,
     /// The latest decision, and since when its rule holds.
     pub decision: Option<(Decision, Instant)>,
     /// What is not well, one line each, by what it is about.

@@ -321,3 +321,6 @@ pub fn shown(instance: Instance, decision: Option<&Decision>) -> (&'static str, 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -212,3 +212,113 @@ fn refuse_burnt(permit: &Permit, epoch: Epoch) -> Result<(), ActionError> {
 fn cannot(action: &str, why: &str) -> ActionError {
     ActionError::Cannot { action: action.to_owned(), why: why.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ha_postgres::fake::{FakeDriver, FakeWorld};
+
+    use super::*;
+
+    const LATER: BootNanos = BootNanos(u64::MAX);
+    const FAST: Order = Order::Down { stop: StopMode::Fast };
+    const IMMEDIATE: Order = Order::Down { stop: StopMode::Immediate };
+
+    fn driver() -> Arc<FakeDriver> {
+        let node = "n1".parse().expect("a valid name");
+        Arc::new(FakeWorld::new().driver(&node, "127.0.0.1", 1, Duration::from_millis(500)))
+    }
+
+    fn book() -> PermitBook<FakeDriver> {
+        let boot = crate::clock::boot_id().expect("a boot id");
+        PermitBook::load(driver(), boot, true)
+    }
+
+    fn primary_of(epoch: u64) -> PermitBook<FakeDriver> {
+        let book = book();
+        book.start_standby(0).expect("written");
+        book.make_primary(Epoch(epoch), LATER).expect("written");
+        book
+    }
+
+    #[test]
+    fn an_epoch_that_was_given_up_is_never_permitted_again() {
+        let book = primary_of(4);
+        book.burn(Epoch(4)).expect("written");
+        assert_eq!((book.current().order, book.current().burnt), (IMMEDIATE, Epoch(4)));
+        assert!(!book.extend(Epoch(4), LATER).expect("nothing written"));
+        book.start_standby(0).expect("written");
+        assert!(book.make_primary(Epoch(4), LATER).is_err());
+        assert!(book.make_primary(Epoch(3), LATER).is_err());
+        assert!(book.make_primary(Epoch(5), LATER).is_ok());
+    }
+
+    #[test]
+    fn what_is_said_of_an_earlier_grant_does_not_touch_the_present_one() {
+        let book = primary_of(5);
+        book.burn(Epoch(4)).expect("written");
+        assert_eq!(book.current().order, Order::Primary { epoch: Epoch(5), deadline: LATER });
+    }
+
+    #[test]
+    fn a_planned_stop_burns_nothing_yet_so_that_the_guard_lets_the_server_finish() {
+        let book = primary_of(4);
+        book.down(StopMode::Fast).expect("written");
+        assert_eq!((book.current().order, book.current().burnt), (FAST, Epoch::NONE));
+        assert!(!book.extend(Epoch(4), LATER).expect("nothing written"), "no renewal undoes it");
+    }
+
+    #[test]
+    fn a_fence_burns_the_epoch_with_it() {
+        let book = primary_of(4);
+        book.down(StopMode::Immediate).expect("written");
+        assert_eq!((book.current().order, book.current().burnt), (IMMEDIATE, Epoch(4)));
+    }
+
+    #[test]
+    fn a_promotion_that_comes_after_the_fence_is_refused() {
+        let book = book();
+        book.start_standby(0).expect("written");
+        book.down(StopMode::Immediate).expect("written");
+        assert!(book.make_primary(Epoch(4), LATER).is_err());
+    }
+
+    #[test]
+    fn a_restart_in_place_needs_the_permit_of_the_same_epoch() {
+        let book = primary_of(4);
+        assert!(book.restart_in_place(Epoch(5), LATER, 1).is_err());
+        let run = book.current().run;
+        assert_eq!(book.restart_in_place(Epoch(4), LATER, run).expect("written"), run + 1);
+        book.down(StopMode::Fast).expect("written");
+        assert!(book.restart_in_place(Epoch(4), LATER, run).is_err());
+    }
+
+    #[test]
+    fn runs_only_grow_whoever_counted_last() {
+        let book = book();
+        assert_eq!(book.start_standby(7).expect("written"), 8);
+        assert_eq!(book.start_standby(0).expect("written"), 9);
+    }
+
+    #[test]
+    fn a_permit_of_another_life_of_the_store_permits_nothing() {
+        let driver = driver();
+        let boot = crate::clock::boot_id().expect("a boot id");
+        let first = PermitBook::load(Arc::clone(&driver), boot, true);
+        first.start_standby(0).expect("written");
+        first.make_primary(Epoch(9), LATER).expect("written");
+        let same = PermitBook::load(Arc::clone(&driver), boot, true);
+        assert_eq!(same.current(), first.current());
+        let other = PermitBook::load(driver, boot, false);
+        assert_eq!((other.current().order, other.current().burnt), (FAST, Epoch::NONE));
+    }
+
+    #[test]
+    fn a_permit_that_knows_less_than_the_guard_is_written_as_an_order_to_stop() {
+        let book = book();
+        assert!(!book.mend(0).expect("nothing to do"));
+        assert!(book.mend(3).expect("written"));
+        assert_eq!((book.current().run, book.current().order), (3, FAST));
+    }
+}

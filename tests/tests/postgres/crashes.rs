@@ -81,7 +81,8 @@ fn a_crash_of_a_primary_without_a_standby_is_recovered_in_place() {
 
 #[test]
 fn a_crashed_backend_is_no_failover() {
-    let plan = Plan::within(90).announces(&["database did not answer", "could not read the history"]);
+    let plan =
+        Plan::within(90).announces(&["database did not answer", "could not read the history"]);
     scenario(plan, async |c| {
         let (primary, _) = c.bootstrap().await;
         c.write().await;

@@ -105,7 +105,11 @@ fn a_data_directory_that_vanished_while_stopped_is_not_made_anew() {
 #[test]
 fn a_data_directory_that_vanishes_under_a_running_standby_is_named() {
     let plan = Plan::within(150).announces(&FAILOVER);
-    let plan = plan.announces(&["cannot use the data directory", "database did not answer", "step failed"]);
+    let plan = plan.announces(&[
+        "cannot use the data directory",
+        "database did not answer",
+        "step failed",
+    ]);
     scenario(plan, async |c| {
         let (primary, standby) = c.bootstrap().await;
         let pgdata = c.node(&standby).pgdata();

@@ -12,7 +12,8 @@ use super::FAILOVER;
 #[test]
 fn a_full_disk_under_pgdata_is_named_and_a_healthy_standby_takes_over() {
     let plan = Plan::within(180).announces(&FAILOVER).may_lose(500);
-    let plan = plan.announces(&["database did not answer", "node fenced", "No space left", "step failed"]);
+    let plan =
+        plan.announces(&["database did not answer", "node fenced", "No space left", "step failed"]);
     scenario(plan, async |c| {
         c.set_on_data_nodes("health.interval", "\"500ms\"");
         c.set_on_data_nodes("health.failures", "3");
@@ -119,7 +120,8 @@ fn a_full_disk_under_the_raft_store_ends_that_agent_with_its_name_and_the_cluste
         let ballast = disk.fill();
         // Commands that are refused take room in the log all the same.
         let cluster = "x".repeat(20_000);
-        let command = format!(r#"{{"found":{{"cluster":"{cluster}","cluster_id":1,"nodes":{{}}}}}}"#);
+        let command =
+            format!(r#"{{"found":{{"cluster":"{cluster}","cluster_id":1,"nodes":{{}}}}}}"#);
         for _ in 0..400 {
             for node in [&primary, &standby, &"n3".to_owned()] {
                 propose(&c.node(node).grpc(), command.as_bytes()).await;

@@ -115,7 +115,8 @@ fn a_killed_guard_is_replaced_and_two_postgres_never_run_on_one_directory() {
         for name in ["n1", "n2"] {
             let node = c.node(name);
             let masters = node.database_processes();
-            let masters = masters.iter().filter(|p| p.command.contains(" -D ") && p.program == "postgres");
+            let masters =
+                masters.iter().filter(|p| p.command.contains(" -D ") && p.program == "postgres");
             assert_eq!(masters.count(), 1, "one server on {name}");
         }
     });

@@ -8,7 +8,8 @@ use super::FAILOVER;
 
 #[test]
 fn a_second_agent_of_one_name_is_refused() {
-    let plan = Plan::within(120).announces(&["cannot join cluster", "cannot use the Raft store of"]);
+    let plan =
+        Plan::within(120).announces(&["cannot join cluster", "cannot use the Raft store of"]);
     scenario(plan.announces(&["cannot listen on"]), async |c| {
         let (primary, standby) = c.bootstrap().await;
         c.write().await;

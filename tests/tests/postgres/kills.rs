@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use ha_core::permit::RunState;
 use super::FAILOVER;
+use ha_core::permit::RunState;
 use ha_tests::{Plan, eventually, processes, scenario, status, within};
 use rustix::process::Signal;
 
@@ -77,7 +77,10 @@ fn an_agent_that_comes_back_within_the_ttl_interrupts_nobody() {
             (Instant::now() > until).then_some(())
         })
         .await;
-        session.simple_query("insert into t values (1); commit").await.expect("still the same session");
+        session
+            .simple_query("insert into t values (1); commit")
+            .await
+            .expect("still the same session");
         let gap = c.writer().so_far().longest_gap();
         assert!(gap < Duration::from_millis(1000), "no gap at all, but {gap:?}");
     });
@@ -103,6 +106,9 @@ fn an_agent_that_stays_dead_loses_its_postgres_before_the_next_primary_writes() 
         assert!(postgres.iter().all(|p| p.program != "postgres"), "{postgres:?}");
         c.node_mut(&primary).start();
         c.healthy(within(40)).await;
-        assert_eq!(c.node(&standby).sql("select count(*) from writes where value = -1").await.as_deref(), Ok("0"));
+        assert_eq!(
+            c.node(&standby).sql("select count(*) from writes where value = -1").await.as_deref(),
+            Ok("0")
+        );
     });
 }

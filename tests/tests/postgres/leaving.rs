@@ -51,7 +51,10 @@ fn on_agent_stop_leave_keeps_postgres_running_for_the_next_agent() {
         let after = c.healthy(within(20)).await;
         assert_eq!((after.epoch, status::holder(&after)), (before.epoch, primary.as_str()));
         assert_eq!([&primary, &standby].map(|name| c.node(name).postmaster()), masters);
-        session.simple_query("insert into writes values (-1, 'x')").await.expect("the same session");
+        session
+            .simple_query("insert into writes values (-1, 'x')")
+            .await
+            .expect("the same session");
     });
 }
 
@@ -116,27 +119,30 @@ fn agents_killed_and_restarted_in_every_order_interrupt_no_session() {
 
 #[test]
 fn a_stopped_cluster_comes_back_in_every_order() {
-    scenario(Plan::within(240).announces(&FAILOVER).announces(&["could not"]).may_lose(100), async |c| {
-        c.bootstrap().await;
-        let orders = [["n1", "n2", "n3"], ["n3", "n2", "n1"], ["n2", "n3", "n1"]];
-        for order in orders {
-            c.write().await;
-            c.more_writes(20, within(20)).await;
-            let acks = c.end_writing().await;
-            for node in c.nodes_mut() {
-                node.kill_everything();
+    scenario(
+        Plan::within(240).announces(&FAILOVER).announces(&["could not"]).may_lose(100),
+        async |c| {
+            c.bootstrap().await;
+            let orders = [["n1", "n2", "n3"], ["n3", "n2", "n1"], ["n2", "n3", "n1"]];
+            for order in orders {
+                c.write().await;
+                c.more_writes(20, within(20)).await;
+                let acks = c.end_writing().await;
+                for node in c.nodes_mut() {
+                    node.kill_everything();
+                }
+                for name in order {
+                    c.node_mut(name).start();
+                    let node = c.node(name);
+                    eventually("the agent answers", within(20), async || node.status().await).await;
+                }
+                let status = c.healthy(within(60)).await;
+                c.say(&format!("{order:?}: {} primary", status::holder(&status)));
+                c.check_rows(&acks, Some(100)).await;
             }
-            for name in order {
-                c.node_mut(name).start();
-                let node = c.node(name);
-                eventually("the agent answers", within(20), async || node.status().await).await;
+            for node in c.nodes() {
+                assert!(processes::is_alive(node.agent_pid()));
             }
-            let status = c.healthy(within(60)).await;
-            c.say(&format!("{order:?}: {} primary", status::holder(&status)));
-            c.check_rows(&acks, Some(100)).await;
-        }
-        for node in c.nodes() {
-            assert!(processes::is_alive(node.agent_pid()));
-        }
-    });
+        },
+    );
 }

@@ -11,7 +11,8 @@ use super::FAILOVER;
 
 #[test]
 fn a_permit_of_another_boot_starts_nothing() {
-    let plan = Plan::within(120).announces(&FAILOVER).announces(&["the permit was damaged or gone"]);
+    let plan =
+        Plan::within(120).announces(&FAILOVER).announces(&["the permit was damaged or gone"]);
     scenario(plan, async |c| {
         let (primary, _) = c.bootstrap().await;
         let permit = c.node(&primary).permit().expect("a permit");

@@ -16,7 +16,8 @@ async fn diverge(c: &mut Cluster, rows: u32) -> (String, String) {
     c.node(&old).sql(shared).await.expect("a primary");
     c.same_rows(within(20)).await;
     c.node_mut(&new).kill_everything();
-    let lonely = format!("insert into writes select 1000 + g, 'lost' from generate_series(1, {rows}) g");
+    let lonely =
+        format!("insert into writes select 1000 + g, 'lost' from generate_series(1, {rows}) g");
     c.node(&old).sql(&lonely).await.expect("async: the primary acknowledges alone");
     // The witness must have led before, so that a majority survives the primary's node.
     c.node_mut(&old).kill_everything();
@@ -54,31 +55,34 @@ fn a_diverged_primary_is_rewound_and_what_only_it_had_is_gone() {
 #[test]
 fn a_primary_that_cannot_be_rewound_is_cloned_and_its_directory_kept_aside() {
     let plan = Plan::within(150).announces(&FAILOVER);
-    scenario(plan.announces(&["step failed event=\"step_failed\" node=n1 step=\"rewind\""]), async |c| {
-        let (old, new) = diverge(c, 500).await;
-        // pg_rewind needs the WAL since the last common checkpoint; this throws it away.
-        let pgdata = c.node(&old).pgdata();
-        fs::remove_file(pgdata.join("postmaster.pid")).expect("it was killed");
-        let done = std::process::Command::new("setpriv")
-            .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
-            .arg(programs::postgres_dir().join("pg_resetwal"))
-            .args(["-f", "-D"])
-            .arg(&pgdata)
-            .current_dir("/")
-            .output()
-            .expect("pg_resetwal can be run");
-        assert!(done.status.success(), "{}", programs::said(&done));
-        c.node_mut(&old).start();
-        assert_converged(c, &new).await;
-        let log = logs::read(&c.node(&old).log());
-        assert!(log.contains("step=\"clone\" took_ms"), "cloned");
-        let aside: Vec<String> = fs::read_dir(c.node(&old).dir.join("pg"))
-            .expect("a readable directory")
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| name.contains("aside"))
-            .collect();
-        assert_eq!(aside.len(), 1, "the old directory is kept: {aside:?}");
-    });
+    scenario(
+        plan.announces(&["step failed event=\"step_failed\" node=n1 step=\"rewind\""]),
+        async |c| {
+            let (old, new) = diverge(c, 500).await;
+            // pg_rewind needs the WAL since the last common checkpoint; this throws it away.
+            let pgdata = c.node(&old).pgdata();
+            fs::remove_file(pgdata.join("postmaster.pid")).expect("it was killed");
+            let done = std::process::Command::new("setpriv")
+                .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
+                .arg(programs::postgres_dir().join("pg_resetwal"))
+                .args(["-f", "-D"])
+                .arg(&pgdata)
+                .current_dir("/")
+                .output()
+                .expect("pg_resetwal can be run");
+            assert!(done.status.success(), "{}", programs::said(&done));
+            c.node_mut(&old).start();
+            assert_converged(c, &new).await;
+            let log = logs::read(&c.node(&old).log());
+            assert!(log.contains("step=\"clone\" took_ms"), "cloned");
+            let aside: Vec<String> = fs::read_dir(c.node(&old).dir.join("pg"))
+                .expect("a readable directory")
+                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                .filter(|name| name.contains("aside"))
+                .collect();
+            assert_eq!(aside.len(), 1, "the old directory is kept: {aside:?}");
+        },
+    );
 }
 
 #[test]
