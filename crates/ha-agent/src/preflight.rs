@@ -57,7 +57,8 @@ pub fn check(config: &Config) -> Result<Option<Checked>, Vec<String>> {
     match (superuser, replication, major) {
         (Some(superuser), Some(replication), Some(major)) if faults.is_empty() => {
             let process = process(config, settings, superuser, replication, run_as);
-            Ok(Some(Checked { process, major }))
+            let faults = process.faults();
+            if faults.is_empty() { Ok(Some(Checked { process, major })) } else { Err(faults) }
         }
         _ => Err(faults),
     }

@@ -114,6 +114,14 @@ pub struct ProcessDriver {
 /// The right to change the data directory. Clones are held by file work in other threads.
 type Changing = Arc<OwnedMutexGuard<()>>;
 
+impl ProcessConfig {
+    /// Returns everything that is wrong with it, one line each. Changes nothing.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        settings::faults(self)
+    }
+}
+
 impl ProcessDriver {
     /// Checks the configuration and makes the directories that are ours.
     ///

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::failure::{Doing as _, Failure, Outcome};
 use crate::{binaries, deps, exec, note, paths, tidy};
-use counts::Counts;
+use counts::{Counts, Runner};
 
 /// How a step went.
 enum Done {
@@ -42,7 +42,7 @@ const STEPS: [Step; 13] = [
     ("doc tests", |counts| {
         let mut command = paths::cargo();
         command.args(["test", "--locked", "--workspace", "--doc"]);
-        counted(&mut command, counts)
+        counted(Runner::Cargo, &mut command, counts)
     }),
     ("docs", |_| {
         let mut command = paths::cargo();
@@ -131,18 +131,20 @@ fn marker() -> String {
 
 fn tests(counts: &mut Counts) -> Outcome<Done> {
     let mut command = paths::cargo();
-    if exec::in_path("cargo-nextest") {
+    let runner = if exec::in_path("cargo-nextest") {
         command.args(["nextest", "run", "--locked", "--workspace"]);
+        Runner::Nextest
     } else {
         note!("    cargo-nextest is not installed: no limit on time or parallel system tests");
         command.args(["test", "--locked", "--workspace", "--lib", "--bins", "--tests"]);
         command.args(["--no-fail-fast", "--", "--test-threads=2"]);
-    }
-    counted(command.env(leftovers::VARIABLE, marker()), counts)
+        Runner::Cargo
+    };
+    counted(runner, command.env(leftovers::VARIABLE, marker()), counts)
 }
 
 /// Runs a test runner, shows what it says as it says it, and counts its tests.
-fn counted(command: &mut Command, counts: &mut Counts) -> Outcome<Done> {
+fn counted(runner: Runner, command: &mut Command, counts: &mut Counts) -> Outcome<Done> {
     let colour = if std::io::stderr().is_terminal() { "always" } else { "never" };
     let shown = exec::shown(command);
     let mut child = command
@@ -152,8 +154,8 @@ fn counted(command: &mut Command, counts: &mut Counts) -> Outcome<Done> {
         .stderr(Stdio::piped())
         .spawn()
         .doing(|| format!("could not start `{shown}`"))?;
-    let stdout = child.stdout.take().map(|pipe| thread::spawn(move || relay(pipe)));
-    let stderr = child.stderr.take().map(|pipe| thread::spawn(move || relay(pipe)));
+    let stdout = child.stdout.take().map(|pipe| thread::spawn(move || relay(runner, pipe)));
+    let stderr = child.stderr.take().map(|pipe| thread::spawn(move || relay(runner, pipe)));
     let status = child.wait().doing(|| format!("could not wait for `{shown}`"))?;
     for relayed in [stdout, stderr].into_iter().flatten() {
         counts.add(relayed.join().unwrap_or_default());
@@ -164,12 +166,12 @@ fn counted(command: &mut Command, counts: &mut Counts) -> Outcome<Done> {
     Err(Failure::new(format!("`{shown}` failed with {status}")))
 }
 
-fn relay(pipe: impl std::io::Read) -> Counts {
+fn relay(runner: Runner, pipe: impl std::io::Read) -> Counts {
     let mut counts = Counts::default();
     for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         note!("{line}");
-        counts.add(Counts::of_line(&line));
+        counts.add(Counts::of_line(runner, &line));
     }
     counts
 }
