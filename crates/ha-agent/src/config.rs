@@ -216,7 +216,7 @@ impl Config {
             }
         };
         let log_filter =
-            r.text("log.filter").unwrap_or_else(|| "info,openraft=error,sled=warn".to_owned());
+            r.text("log.filter").unwrap_or_else(|| "info,openraft=error,sled=error".to_owned());
         let faults = reader.finish();
         if faults.is_empty() {
             Ok(Self {

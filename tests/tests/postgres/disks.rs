@@ -110,7 +110,12 @@ async fn propose(address: &str, command: &[u8]) {
 #[test]
 fn a_full_disk_under_the_raft_store_ends_that_agent_with_its_name_and_the_cluster_goes_on() {
     let plan = Plan::within(150).announces(&FAILOVER);
-    let plan = plan.announces(&["No space left", "Raft stopped", "the Raft store has failed"]);
+    let plan = plan.announces(&[
+        "No space left",
+        "Raft stopped",
+        "the Raft store has failed",
+        "sled::pagecache",
+    ]);
     scenario(plan, async |c| {
         let small = c.node("n3").dir.join("small");
         let disk = SmallDisk::mount(&small, 8);

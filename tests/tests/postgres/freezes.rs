@@ -101,10 +101,14 @@ fn a_killed_guard_is_replaced_and_two_postgres_never_run_on_one_directory() {
         let old = c.node(&primary).postmaster().expect("it runs");
         let guard = c.node(&primary).guard_pid().expect("it runs");
         let session = c.node(&primary).session().await.expect("a session from before");
+        let row = session.query_one("select pg_backend_pid()", &[]).await.expect("an answer");
+        let backend: i32 = row.get(0);
         processes::send(guard, Signal::KILL);
-        eventually("a server without a guard is killed", within(10), async || {
-            (!processes::is_alive(old)).then_some(())
-        })
+        eventually(
+            "a server without a guard is killed, its sessions too",
+            within(10),
+            async || (!processes::is_alive(old) && !processes::is_alive(backend)).then_some(()),
+        )
         .await;
         assert!(session.simple_query("insert into writes values (-9, 'x')").await.is_err());
         c.more_writes(50, within(20)).await;

@@ -76,7 +76,7 @@ fn a_guard_without_any_agent_kills_at_the_deadline() {
 
 #[test]
 fn a_damaged_permit_never_lets_anything_run_longer_than_the_last_whole_one() {
-    let plan = Plan::within(120).announces(&FAILOVER);
+    let plan = Plan::within(120).announces(&FAILOVER).may_lose(20);
     scenario(plan.announces(&["permit"]), async |c| {
         let (primary, _) = c.bootstrap().await;
         c.write().await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -35,7 +36,22 @@ impl ProcessDriver {
         if let Some(kind) = self.layout.mark().map_err(|error| attempt.cannot(error))? {
             return Err(attempt.cannot(format!("the data directory is half made: {kind:?}")));
         }
+        self.expect_free_port(attempt)?;
         self.configure(upstream, standby, changing, attempt).await
+    }
+
+    /// The server would only say so in its log, and end.
+    fn expect_free_port(&self, attempt: &Attempt) -> Result<(), ActionError> {
+        for host in self.config.listen_addresses.iter().filter(|host| *host != "*") {
+            let address = (host.as_str(), self.config.port);
+            if let Err(error) = TcpListener::bind(address)
+                && error.kind() == std::io::ErrorKind::AddrInUse
+            {
+                let port = self.config.port;
+                return Err(attempt.failed(format!("{host}:{port}: {error}"), Effect::None));
+            }
+        }
+        Ok(())
     }
 
     /// The same for a change that is not yet finished.
