@@ -279,7 +279,8 @@ impl Cluster {
     }
 
     pub(crate) fn story(&self) -> String {
-        self.story.iter().map(|line| format!("; {line}")).collect()
+        let lines = self.story.iter().flat_map(|line| ["; ", line.as_str()]);
+        lines.collect()
     }
 
     /// Panics if an agent wrote something alarming that was not announced.

@@ -71,14 +71,16 @@ pub fn scenario(plan: Plan, body: impl AsyncFnOnce(&mut Cluster)) {
         .expect("a runtime");
     let name = std::thread::current().name().unwrap_or("test").to_owned();
     let began = Instant::now();
-    let mut cluster = Cluster::new(&name, plan.root(), plan.announced.clone());
+    let root = plan.root();
+    let Plan { limit, announced, loss_rows_max, on_disk: _ } = plan;
+    let mut cluster = Cluster::new(&name, root, announced);
     let story = runtime.block_on(async {
         let all = async {
             body(&mut cluster).await;
-            cluster.finish(plan.loss_rows_max).await;
+            cluster.finish(loss_rows_max).await;
         };
-        let ended = tokio::time::timeout(plan.limit, all).await;
-        assert!(ended.is_ok(), "the test did not end within {:?}", plan.limit);
+        let ended = tokio::time::timeout(limit, all).await;
+        assert!(ended.is_ok(), "the test did not end within {limit:?}");
         cluster.story()
     });
     drop(cluster);

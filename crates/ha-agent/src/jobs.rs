@@ -71,6 +71,23 @@ fn guard<D: PostgresDriver>(database: &Database<D>) -> Result<GuardStatus, JobEr
     }
 }
 
+/// Waits until the server of `run` answers, ends, or has been starting for `limit`.
+async fn await_answer<D: PostgresDriver>(
+    database: &Database<D>,
+    run: u64,
+    limit: Duration,
+) -> Result<(), JobError> {
+    let until = Instant::now() + limit;
+    while database.facts().answer(run).is_none() && Instant::now() < until {
+        if guard(database)?.state.is_gone() {
+            let why = "it ended right after its start, see its log".to_owned();
+            return Err(JobError::NotStarted(why));
+        }
+        sleep(POLL).await;
+    }
+    Ok(())
+}
+
 /// Waits until the guard reports that `run` is under way.
 async fn await_running<D: PostgresDriver>(
     database: &Database<D>,

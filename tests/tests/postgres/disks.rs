@@ -76,8 +76,10 @@ fn a_full_disk_does_not_move_the_primary_to_an_equally_full_node() {
         }
         let (primary, _) = c.bootstrap().await;
         let before = c.healthy(within(10)).await;
-        let ballast: Vec<_> = disks.iter().map(SmallDisk::fill).collect();
-        for name in ["n1", "n2"] {
+        // The standby first: it must be known to be as full when the primary fails.
+        let mut ballast = Vec::new();
+        for (name, disk) in ["n2", "n1"].into_iter().zip(disks.iter().rev()) {
+            ballast.push(disk.fill());
             c.trouble(name, "bytes are free", within(30)).await;
         }
         ha_tests::wait::always("nobody moves", within(6), async || {
@@ -115,6 +117,7 @@ fn a_full_disk_under_the_raft_store_ends_that_agent_with_its_name_and_the_cluste
         "Raft stopped",
         "the Raft store has failed",
         "sled::pagecache",
+        "openraft::core::heartbeat",
     ]);
     scenario(plan, async |c| {
         let small = c.node("n3").dir.join("small");

@@ -11,13 +11,15 @@ use ha_postgres::driver::{ActionError, DataDir, PostgresDriver, Upstream, Upstre
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{JobError, await_running, database, guard, upstream};
+use super::{JobError, await_answer, await_running, database, guard, upstream};
 use crate::agent::{Agent, Database};
 use crate::config::Rejoin;
 use crate::promotions;
 
 /// How long small things may take: writing configuration, asking a server.
 const SHORT: Duration = Duration::from_secs(10);
+/// How long a server that starts is watched. One that replays for longer is starting all the same.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// How long `initdb` may take.
 const INITDB_LIMIT: Duration = Duration::from_secs(300);
 /// How long a rewind may take.
@@ -44,7 +46,11 @@ pub async fn start_standby<D: PostgresDriver>(
         facts.writable_run = None;
         facts.following = Some((run, primary, Instant::now()));
     }
-    let started = await_running(database, run, SHORT).await;
+    let started = match await_running(database, run, SHORT).await {
+        // It may end right after its start, and would be started again and again without a pause.
+        Ok(()) => await_answer(database, run, ANSWER_LIMIT).await,
+        failed => failed,
+    };
     if started.is_err() {
         // It will not start by itself: look at the disk, compare and decide anew.
         let mut facts = database.facts();
