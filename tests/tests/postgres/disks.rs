@@ -89,10 +89,16 @@ fn a_full_disk_does_not_move_the_primary_to_an_equally_full_node() {
         .await;
         let told = ha_tests::programs::said(&c.haclt(&["explain"]));
         assert!(told.contains("bytes are free"), "{told}");
-        for path in ballast {
+        // The primary's first: a full primary beside a standby with room would rightly move.
+        for (name, path) in ["n1", "n2"].into_iter().zip(ballast.into_iter().rev()) {
             fs::remove_file(path).expect("the ballast");
+            c.await_status("there is room again", within(30), |s| {
+                status::node(s, name).troubles.is_empty()
+            })
+            .await;
         }
-        c.healthy(within(60)).await;
+        let after = c.healthy(within(60)).await;
+        assert_eq!((after.epoch, status::holder(&after)), (before.epoch, primary.as_str()));
         c.kill_all();
         drop(disks);
     });
