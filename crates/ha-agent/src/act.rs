@@ -155,7 +155,9 @@ fn finish<D: PostgresDriver>(
         Err(error) => {
             let (retry_in, tries) = facts.failed(step, Instant::now());
             // Waiting for something ordinary is no failure, until it has gone on for too long.
-            let waits = matches!(error, JobError::NotNow(_)) && tries < PATIENCE_TRIES;
+            // So is a Raft leader that is yet to be elected.
+            let ordinary = matches!(error, JobError::NotNow(_) | JobError::Submit { .. });
+            let waits = ordinary && tries < PATIENCE_TRIES;
             facts.trouble("job", (!waits).then(|| error.to_string()));
             drop(facts);
             let error = error.to_string();

@@ -186,6 +186,7 @@ impl<D> Agent<D> {
             let left = until.saturating_duration_since(Instant::now());
             match self.submit_once(&command, left).await {
                 Ok(outcome) => return Ok(outcome),
+                Err(SubmitError::NotTaken(_)) if maybe_done => {}
                 Err(SubmitError::NotTaken(why)) => last = why,
                 Err(SubmitError::Unknown(why)) => {
                     maybe_done = true;
