@@ -12,6 +12,7 @@ use rustix::process::Signal;
 
 use crate::address::Claim;
 use crate::node::{Node, REPLICATION_PASSWORD, SUPERUSER_PASSWORD};
+use crate::shape::{Mode, Shape};
 use crate::wait::{eventually, within};
 use crate::writer::{Acks, Writer};
 use crate::{logs, processes, programs, status};
@@ -23,12 +24,13 @@ const BOOTSTRAP_LIMIT: Duration = within(60);
 /// How many lines of each log a failed test shows.
 const TAIL: usize = 60;
 
-/// A cluster of two data nodes, n1 and n2, and a witness, n3.
+/// A cluster: two data nodes, n1 and n2, and a witness, n3, unless the plan says otherwise.
 #[derive(Debug)]
 pub struct Cluster {
     /// Everything on disk lies under here.
     pub base: PathBuf,
     nodes: Vec<Node>,
+    shape: Shape,
     permits: PathBuf,
     writer: Option<Writer>,
     announced: Vec<String>,
@@ -39,7 +41,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(test: &str, root: PathBuf, announced: Vec<String>) -> Self {
+    pub(crate) fn new(test: &str, root: PathBuf, announced: Vec<String>, shape: Shape) -> Self {
         let root = std::env::var_os("HA_TEST_DIR").map_or(root, PathBuf::from);
         // A path to a socket has little room.
         let base = tempfile::Builder::new().prefix("hat-").rand_bytes(6).tempdir_in(root);
@@ -53,10 +55,12 @@ impl Cluster {
         secret(&base.join("replication"), REPLICATION_PASSWORD);
         fs::write(base.join("test"), test).expect("a writable directory");
         let claim = Claim::new();
-        let mut nodes: Vec<Node> = [("n1", true), ("n2", true), ("n3", false)]
-            .into_iter()
+        let mut nodes: Vec<Node> = shape
+            .nodes()
             .zip(1..)
-            .map(|((name, data), n)| Node::new(name, data, &base, &permits, claim.node(n), CLUSTER))
+            .map(|((name, data), n)| {
+                Node::new(&name, data, &base, &permits, claim.node(n), CLUSTER)
+            })
             .collect();
         let peers: Vec<(String, String)> =
             nodes.iter().map(|node| (format!("peers.{}", node.name), node.grpc())).collect();
@@ -64,10 +68,18 @@ impl Cluster {
             for (key, address) in &peers {
                 node.config.text(key, address);
             }
+            // The default is left out, as most people will do.
+            if shape.durability != Mode::Quorum {
+                node.config.text("durability.mode", shape.durability.name());
+            }
+            if shape.durability != Mode::Async && !node.is_data {
+                node.configure_witness(&base, shape.witness_programs);
+            }
         }
         Self {
             base,
             nodes,
+            shape,
             permits,
             writer: None,
             announced,
@@ -98,9 +110,21 @@ impl Cluster {
         &mut self.nodes
     }
 
-    /// Returns the name of the other data node.
+    /// Returns the name of the other data node; the first other one if there are several.
     pub fn other(&self, name: &str) -> String {
-        if name == "n1" { "n2" } else { "n1" }.to_owned()
+        let mut others = self.data_nodes().filter(|node| node.name != name);
+        others.next().expect("another data node").name.clone()
+    }
+
+    /// Returns the nodes that have a database.
+    pub fn data_nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.is_data)
+    }
+
+    /// Returns the name of the first witness.
+    pub fn witness(&self) -> String {
+        let mut witnesses = self.nodes.iter().filter(|node| !node.is_data);
+        witnesses.next().expect("a witness").name.clone()
     }
 
     /// Sets a key in the configuration of each data node.
@@ -121,7 +145,12 @@ impl Cluster {
     /// Returns the names of the primary and of the standby.
     pub async fn bootstrap(&mut self) -> (String, String) {
         self.start_agents();
-        let status = self.healthy(BOOTSTRAP_LIMIT).await;
+        let status = if self.shape.witness_programs {
+            self.healthy(BOOTSTRAP_LIMIT).await
+        } else {
+            // A witness that keeps no WAL may be a reason not to call that healthy.
+            self.streaming(BOOTSTRAP_LIMIT).await
+        };
         let primary = status::holder(&status).to_owned();
         let made =
             self.node(&primary).sql("create table writes (value bigint primary key, node text)");
@@ -133,7 +162,7 @@ impl Cluster {
 
     /// Begins to write to both data nodes, and waits for the first acknowledgement.
     pub async fn write(&mut self) {
-        let writer = Writer::start(self.nodes.iter().filter(|node| node.is_data));
+        let writer = Writer::start(self.data_nodes(), self.shape.patience);
         eventually("a first write is acknowledged", within(10), async || {
             (writer.count() > 0).then_some(())
         })
@@ -167,8 +196,11 @@ impl Cluster {
 
     /// Ends the writer; what it saw is checked now, except for loss.
     pub async fn end_writing(&mut self) -> Acks {
-        let acks = self.writer.take().expect("a writer that was started").stop().await;
-        acks.assert_no_overlap();
+        let acks = self.end_writing_unchecked().await;
+        match self.shape.durability {
+            Mode::Async => acks.assert_no_overlap(),
+            Mode::Quorum | Mode::StrictStandby => acks.assert_no_write_after_the_next_primary(),
+        }
         acks
     }
 
@@ -218,6 +250,19 @@ impl Cluster {
         self.await_status("the cluster is healthy", limit, |s| s.state == "healthy").await
     }
 
+    /// Waits until there is a primary and every other data node streams from it.
+    pub async fn streaming(&self, limit: Duration) -> StatusReply {
+        let data: Vec<&str> = self.data_nodes().map(|node| node.name.as_str()).collect();
+        self.await_status("every standby streams", limit, |s| {
+            let primary = status::holder(s);
+            let at_work = |name: &&str| *name == primary || status::streams(s, name);
+            !primary.is_empty()
+                && status::node(s, primary).rule == "serving"
+                && data.iter().all(at_work)
+        })
+        .await
+    }
+
     /// Waits until the cluster is healthy and the lease was renewed just now, so that one more fault is
     /// one fault only.
     pub async fn settled(&self, limit: Duration) -> StatusReply {
@@ -254,13 +299,15 @@ impl Cluster {
         .await
     }
 
-    /// Waits until both databases have the same rows, and returns their checksum.
+    /// Waits until all databases have the same rows, and returns their checksum.
     pub async fn same_rows(&self, limit: Duration) -> String {
         let sum = "select count(*) || '/' || coalesce(sum(hashtext(value || node)), 0) from writes";
-        eventually("both databases have the same rows", limit, async || {
-            let (a, b) =
-                (self.node("n1").sql(sum).await.ok()?, self.node("n2").sql(sum).await.ok()?);
-            (a == b).then_some(a)
+        eventually("all databases have the same rows", limit, async || {
+            let mut sums = BTreeSet::new();
+            for node in self.data_nodes() {
+                sums.insert(node.sql(sum).await.ok()?);
+            }
+            sums.pop_first().filter(|_| sums.is_empty())
         })
         .await
     }
@@ -301,9 +348,7 @@ impl Cluster {
     pub async fn check_rows(&mut self, acks: &Acks, loss_rows_max: Option<usize>) {
         let primary = self.healthy(within(40)).await;
         let primary = status::holder(&primary).to_owned();
-        let session = self.node(&primary).session().await.expect("the primary lets us in");
-        let rows = session.query("select value from writes", &[]).await.expect("a readable table");
-        let present: BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+        let present = self.rows(&primary).await;
         let missing = acks.missing(&present);
         if let (Some(max), false) = (loss_rows_max, missing.is_empty()) {
             assert!(missing.len() <= max, "{} acknowledged rows are lost", missing.len());
@@ -325,6 +370,13 @@ impl Cluster {
             missing.len(),
             missing.first()
         );
+    }
+
+    /// Returns the values that a node's table has.
+    pub async fn rows(&self, node: &str) -> BTreeSet<i64> {
+        let session = self.node(node).session().await.expect("the node lets us in");
+        let rows = session.query("select value from writes", &[]).await.expect("a readable table");
+        rows.iter().map(|row| row.get(0)).collect()
     }
 
     /// What every test ends with.

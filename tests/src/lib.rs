@@ -4,6 +4,8 @@
 #![expect(clippy::must_use_candidate, reason = "tests call for the effect as often as the value")]
 
 pub mod address;
+pub mod admin;
+pub mod by_hand;
 pub mod cluster;
 pub mod config;
 pub mod logs;
@@ -11,7 +13,9 @@ pub mod mount;
 pub mod node;
 pub mod processes;
 pub mod programs;
+pub mod quorum;
 pub mod scenario;
+pub mod shape;
 pub mod status;
 pub mod wait;
 pub mod writer;
@@ -20,5 +24,6 @@ pub use cluster::Cluster;
 pub use config::Config;
 pub use node::Node;
 pub use scenario::{Plan, scenario};
+pub use shape::Mode;
 pub use wait::{eventually, within};
 pub use writer::Writer;

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use tokio_postgres::NoTls;
 
 use crate::config::Config;
+use crate::wait::eventually;
 use crate::{processes, programs, status};
 
 /// Port of an agent; each node has an address of its own.
@@ -74,6 +75,16 @@ impl Node {
         node
     }
 
+    /// Has a witness keep WAL; without `tools` it is told of a directory without any program.
+    pub(crate) fn configure_witness(&mut self, base: &Path, tools: bool) {
+        let empty = self.dir.join("no-programs");
+        make_dir(&empty);
+        let bin_dir = if tools { programs::postgres_dir() } else { empty };
+        self.config.text("witness.bin_dir", bin_dir.display());
+        let password = base.join("replication");
+        self.config.text("witness.replication_password_file", password.display());
+    }
+
     fn configure_postgres(&mut self, base: &Path) {
         make_dir(&self.dir.join("pg"));
         make_dir(&self.dir.join("pg/data"));
@@ -120,6 +131,17 @@ impl Node {
     /// Returns where the agent keeps its Raft store.
     pub fn raft_dir(&self) -> PathBuf {
         PathBuf::from(self.config.get("data_dir").expect("every node has one")).join("raft")
+    }
+
+    /// Returns where a witness keeps WAL.
+    pub fn wal_dir(&self) -> PathBuf {
+        let data_dir = PathBuf::from(self.config.get("data_dir").expect("every node has one"));
+        self.config.get("witness.wal_dir").map_or_else(|| data_dir.join("wal"), PathBuf::from)
+    }
+
+    /// Returns the file with the node's pledge.
+    pub fn pledge(&self) -> PathBuf {
+        PathBuf::from(self.config.get("data_dir").expect("every node has one")).join("pledge")
     }
 
     /// Returns the directory that agent and guard share.
@@ -260,6 +282,59 @@ impl Node {
             std::thread::sleep(Duration::from_millis(5));
         }
         panic!("processes of {} do not die: {:?}", self.name, self.database_processes());
+    }
+
+    /// Returns the process that receives WAL on this node: a witness's `pg_receivewal`, a standby's WAL
+    /// receiver.
+    pub fn receiver(&self) -> Option<i32> {
+        if self.is_data {
+            let all = self.database_processes();
+            let found = all.iter().find(|process| process.command.contains("walreceiver"));
+            return found.map(|process| process.pid);
+        }
+        processes::marked(&self.wal_dir(), "pg_receivewal").first().copied()
+    }
+
+    /// Waits for the process that receives WAL on this node.
+    pub async fn await_receiver(&self, limit: Duration) -> i32 {
+        let what = format!("{} receives WAL", self.name);
+        eventually(&what, limit, async || self.receiver()).await
+    }
+
+    /// Freezes everything of this node at once, as a host does that is paused.
+    pub fn freeze(&self) {
+        for _ in 0..200 {
+            let mut awake: Vec<i32> = self.database_processes().iter().map(|p| p.pid).collect();
+            awake.extend(self.agent.as_ref().map(|_| self.agent_pid()));
+            awake.retain(|pid| processes::is_alive(*pid) && processes::state(*pid) != Some('T'));
+            if awake.is_empty() {
+                return;
+            }
+            for pid in awake {
+                processes::send(pid, Signal::STOP);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("processes of {} do not stop: {:?}", self.name, self.database_processes());
+    }
+
+    /// Thaws everything of this node, in the order that is worst for the fence: sessions first, who
+    /// would end them last.
+    pub fn thaw(&self) {
+        self.thaw_server();
+        for process in self.database_processes() {
+            processes::send(process.pid, Signal::CONT);
+        }
+        if self.agent.is_some() {
+            self.signal_agent(Signal::CONT);
+        }
+    }
+
+    /// Thaws the server's processes and nobody who would end them.
+    pub fn thaw_server(&self) {
+        for process in self.database_processes().iter().filter(|p| p.program == "postgres") {
+            processes::send(process.pid, Signal::CONT);
+        }
     }
 
     /// Opens a session as the superuser.

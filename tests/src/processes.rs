@@ -49,6 +49,22 @@ pub fn under(base: &Path) -> Vec<Process> {
     .collect()
 }
 
+/// Returns the living processes of a program that were started for a directory: each tool carries it in
+/// its environment.
+pub fn marked(dir: &Path, program: &str) -> Vec<i32> {
+    let mark = format!("HACLT_DATA_DIR={}", dir.display());
+    let pids = fs::read_dir("/proc").expect("/proc is mounted");
+    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        exe.file_name().is_some_and(|name| name == program)
+            && is_alive(*pid)
+            && environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
+    })
+    .collect()
+}
+
 /// Returns whether a process is there and not a zombie.
 pub fn is_alive(pid: i32) -> bool {
     state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
+use crate::shape::{Mode, Shape};
 
 /// How much memory must be free for a cluster to live there.
 const MEMORY_MIN: u64 = 4 << 30;
@@ -16,6 +17,7 @@ pub struct Plan {
     pub(crate) announced: Vec<String>,
     pub(crate) loss_rows_max: Option<usize>,
     pub(crate) on_disk: bool,
+    pub(crate) shape: Shape,
 }
 
 impl Plan {
@@ -27,7 +29,44 @@ impl Plan {
             announced: vec!["peer does not answer".to_owned()],
             loss_rows_max: None,
             on_disk: false,
+            shape: Shape::default(),
         }
+    }
+
+    /// A cluster in the mode that is the default, `quorum`, whose witness keeps WAL. Nothing that was
+    /// acknowledged may be lost.
+    #[must_use]
+    pub fn quorum(mut self) -> Self {
+        self.shape.durability = Mode::Quorum;
+        self
+    }
+
+    /// A cluster whose standby has to have each commit.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.shape.durability = Mode::StrictStandby;
+        self
+    }
+
+    /// A cluster of so many data nodes, n1 and on, and so many witnesses, named after those.
+    #[must_use]
+    pub fn shape(mut self, data: u8, witnesses: u8) -> Self {
+        (self.shape.data, self.shape.witnesses) = (data, witnesses);
+        self
+    }
+
+    /// A cluster whose witnesses lack PostgreSQL's client programs.
+    #[must_use]
+    pub fn witness_without_programs(mut self) -> Self {
+        self.shape.witness_programs = false;
+        self
+    }
+
+    /// Clients that wait so many seconds for the answer to a commit.
+    #[must_use]
+    pub fn patience(mut self, seconds: u64) -> Self {
+        self.shape.patience = Duration::from_secs(seconds);
+        self
     }
 
     /// Announces warnings and errors, by what their line contains.
@@ -72,8 +111,8 @@ pub fn scenario(plan: Plan, body: impl AsyncFnOnce(&mut Cluster)) {
     let name = std::thread::current().name().unwrap_or("test").to_owned();
     let began = Instant::now();
     let root = plan.root();
-    let Plan { limit, announced, loss_rows_max, on_disk: _ } = plan;
-    let mut cluster = Cluster::new(&name, root, announced);
+    let Plan { limit, announced, loss_rows_max, on_disk: _, shape } = plan;
+    let mut cluster = Cluster::new(&name, root, announced, shape);
     let story = runtime.block_on(async {
         let all = async {
             body(&mut cluster).await;

@@ -11,8 +11,9 @@ use tokio_postgres::Client;
 use crate::node::Node;
 use crate::node::SUPERUSER_PASSWORD;
 
-/// How long a write may take before the client gives it up: then nobody knows what became of it.
-const WRITE_LIMIT: Duration = Duration::from_secs(2);
+/// How long a write may take before the client gives it up, unless a plan says otherwise: then nobody
+/// knows what became of it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a client waits after a failure.
 const RETRY: Duration = Duration::from_millis(20);
 /// How long it waits after a success: the machine is shared.
@@ -33,13 +34,36 @@ pub struct Ack {
     pub acked: Instant,
 }
 
-/// What was acknowledged so far.
+/// A write that got no answer: nobody knows what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unanswered {
+    /// The node that did not answer.
+    pub node: String,
+    /// When it was sent, and when the client gave up or lost the connection.
+    pub sent: Instant,
+    /// See above.
+    pub given_up: Instant,
+}
+
+/// What was acknowledged so far, and what was not answered.
 #[derive(Debug, Clone, Default)]
-pub struct Acks(pub Vec<Ack>);
+pub struct Acks(pub Vec<Ack>, pub Vec<Unanswered>);
 
 impl Acks {
     /// Panics if two nodes acknowledged writes at the same time, or on the same timeline.
     pub fn assert_no_overlap(&self) {
+        self.assert_apart(|ack| ack.acked);
+    }
+
+    /// Panics if a node acknowledged a write that it was sent after another one had taken over.
+    ///
+    /// For clusters whose commits wait for a quorum. A node that stood still may say late of a write
+    /// from before that it was acknowledged in time; that is true, and the next primary has it.
+    pub fn assert_no_write_after_the_next_primary(&self) {
+        self.assert_apart(|ack| ack.sent);
+    }
+
+    fn assert_apart(&self, when: impl Fn(&Ack) -> Instant) {
         let mut owners: BTreeMap<u32, &str> = BTreeMap::new();
         for ack in &self.0 {
             let owner = *owners.entry(ack.timeline).or_insert(&ack.node);
@@ -48,7 +72,7 @@ impl Acks {
         let timelines: Vec<u32> = owners.into_keys().collect();
         for pair in timelines.windows(2) {
             let [older, newer] = *pair else { continue };
-            let last = self.0.iter().filter(|a| a.timeline == older).map(|a| a.acked).max();
+            let last = self.0.iter().filter(|a| a.timeline == older).map(&when).max();
             let first = self.0.iter().filter(|a| a.timeline == newer).map(|a| a.acked).min();
             assert!(
                 last < first,
@@ -64,6 +88,19 @@ impl Acks {
         times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 
+    /// Returns how long the slowest commit on a node took among those under way in a span of time. One
+    /// that got no answer counts as long as the client waited for it.
+    pub fn slowest(&self, node: &str, from: Instant, to: Instant) -> Duration {
+        let answered = self.0.iter().map(|ack| (&ack.node, ack.sent, ack.acked));
+        let given_up = self.1.iter().map(|lost| (&lost.node, lost.sent, lost.given_up));
+        answered
+            .chain(given_up)
+            .filter(|(on, sent, end)| *on == node && *sent <= to && *end >= from)
+            .map(|(_, sent, end)| end - sent)
+            .max()
+            .unwrap_or_default()
+    }
+
     /// Returns the acknowledged writes that are not among `present`, in the order they were made.
     pub fn missing(&self, present: &BTreeSet<i64>) -> Vec<&Ack> {
         let mut missing: Vec<&Ack> =
@@ -75,7 +112,8 @@ impl Acks {
     /// Returns what one node acknowledged.
     #[must_use]
     pub fn only(&self, node: &str) -> Self {
-        Self(self.0.iter().filter(|ack| ack.node == node).cloned().collect())
+        let acks = self.0.iter().filter(|ack| ack.node == node).cloned().collect();
+        Self(acks, self.1.iter().filter(|lost| lost.node == node).cloned().collect())
     }
 
     /// Returns the timelines on which anything was acknowledged.
@@ -94,7 +132,7 @@ pub struct Writer {
 
 impl Writer {
     /// Begins to write to each of the nodes.
-    pub(crate) fn start<'a>(nodes: impl Iterator<Item = &'a Node>) -> Self {
+    pub(crate) fn start<'a>(nodes: impl Iterator<Item = &'a Node>, patience: Duration) -> Self {
         let acks = Arc::new(Mutex::new(Acks::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let nodes: Vec<(String, String)> =
@@ -102,7 +140,8 @@ impl Writer {
         let step = i64::try_from(nodes.len()).expect("a few nodes");
         let tasks = nodes.into_iter().zip(0..).map(|((name, address), first)| {
             let (acks, stop) = (Arc::clone(&acks), Arc::clone(&stop));
-            tokio::spawn(write(name, address, first, step, acks, stop))
+            let lane = Lane { node: name, address, first, step, patience };
+            tokio::spawn(write(lane, acks, stop))
         });
         let tasks = tasks.collect();
         Self { acks, stop, tasks }
@@ -128,16 +167,20 @@ impl Writer {
     }
 }
 
-async fn write(
+/// One session to one node, opened again whenever it broke.
+struct Lane {
     node: String,
     address: String,
     first: i64,
     step: i64,
-    acks: Arc<Mutex<Acks>>,
-    stop: Arc<AtomicBool>,
-) {
+    patience: Duration,
+}
+
+async fn write(lane: Lane, acks: Arc<Mutex<Acks>>, stop: Arc<AtomicBool>) {
+    let Lane { node, address, first, step, patience } = lane;
     let mut value = first;
     let mut client: Option<Client> = None;
+    let noted = || acks.lock().unwrap_or_else(PoisonError::into_inner);
     while !stop.load(Ordering::Relaxed) {
         let Some(session) = client.take().filter(|client| !client.is_closed()) else {
             client = connect(&address).await;
@@ -150,23 +193,37 @@ async fn write(
         value += step;
         let sent = Instant::now();
         let insert = insert(&session, &node, value);
-        match tokio::time::timeout(WRITE_LIMIT, insert).await {
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(patience, insert) => ended,
+            () = stopped(&stop) => return,
+        };
+        let unanswered = || Unanswered { node: node.clone(), sent, given_up: Instant::now() };
+        match ended {
             Ok(Ok(timeline)) => {
                 let acked = Instant::now();
-                let ack = Ack { value, node: node.clone(), timeline, sent, acked };
-                acks.lock().unwrap_or_else(PoisonError::into_inner).0.push(ack);
+                noted().0.push(Ack { value, node: node.clone(), timeline, sent, acked });
                 client = Some(session);
                 tokio::time::sleep(PACE).await;
             }
             Ok(Err(error)) => {
-                if !error.is_closed() {
+                if error.is_closed() {
+                    noted().1.push(unanswered());
+                } else {
                     client = Some(session);
                 }
                 tokio::time::sleep(RETRY).await;
             }
-            Err(_) => {}
+            Err(_) => noted().1.push(unanswered()),
         }
     }
+}
+
+/// Returns once writing is to end, and a little later: what is answered by then is not missed.
+async fn stopped(stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        tokio::time::sleep(RETRY).await;
+    }
+    tokio::time::sleep(PATIENCE).await;
 }
 
 async fn insert(client: &Client, node: &str, value: i64) -> Result<u32, tokio_postgres::Error> {
@@ -201,7 +258,8 @@ mod tests {
     #[test]
     fn a_writer_notices_loss_gaps_and_order() {
         let t = Instant::now();
-        let acks = Acks(vec![ack(1, "a", 1, 0, t), ack(2, "a", 1, 10, t), ack(3, "b", 2, 500, t)]);
+        let acks = vec![ack(1, "a", 1, 0, t), ack(2, "a", 1, 10, t), ack(3, "b", 2, 500, t)];
+        let acks = Acks(acks, Vec::new());
         acks.assert_no_overlap();
         assert_eq!(acks.longest_gap(), Duration::from_millis(490));
         let lost: Vec<i64> =
@@ -213,6 +271,35 @@ mod tests {
     #[should_panic(expected = "had begun to")]
     fn an_overlap_of_two_nodes_fails_a_test() {
         let t = Instant::now();
-        Acks(vec![ack(1, "a", 1, 20, t), ack(2, "b", 2, 10, t)]).assert_no_overlap();
+        let acks = vec![ack(1, "a", 1, 20, t), ack(2, "b", 2, 10, t)];
+        Acks(acks, Vec::new()).assert_no_overlap();
+    }
+
+    #[test]
+    fn a_late_answer_to_an_early_write_is_no_second_primary_and_a_late_write_is() {
+        let t = Instant::now();
+        let late = |sent: u64| {
+            let ack = ack(1, "a", 1, 900, t);
+            Ack { sent: t + Duration::from_millis(sent), ..ack }
+        };
+        let acks = |sent| Acks(vec![late(sent), ack(2, "b", 2, 500, t)], Vec::new());
+        acks(400).assert_no_write_after_the_next_primary();
+        let caught = std::panic::catch_unwind(|| {
+            acks(600).assert_no_write_after_the_next_primary();
+        });
+        assert!(caught.is_err(), "sent to the old primary after the new one had begun");
+    }
+
+    #[test]
+    fn the_slowest_commit_is_one_under_way_in_the_span_answered_or_not() {
+        let t = Instant::now();
+        let at = |ms| t + Duration::from_millis(ms);
+        let mut slow = ack(1, "a", 1, 400, t);
+        slow.sent = at(100);
+        let lost = Unanswered { node: "a".to_owned(), sent: at(1000), given_up: at(3000) };
+        let acks = Acks(vec![slow, ack(2, "b", 1, 200, t)], vec![lost]);
+        assert_eq!(acks.slowest("a", at(300), at(900)), Duration::from_millis(300));
+        assert_eq!(acks.slowest("a", at(500), at(900)), Duration::ZERO);
+        assert_eq!(acks.slowest("a", at(500), at(1500)), Duration::from_secs(2));
     }
 }

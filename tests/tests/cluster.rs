@@ -68,6 +68,7 @@ impl Fakes {
         config.text("kind", if data { "data" } else { "witness" });
         config.text("data_dir", dir.join("agent").display());
         config.text("listen.grpc", self.address(name));
+        config.text("durability.mode", "async");
         for peer in ["n1", "n2", "n3"] {
             config.text(&format!("peers.{peer}"), self.address(peer));
         }

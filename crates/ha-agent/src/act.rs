@@ -45,6 +45,13 @@ pub fn act<D: PostgresDriver>(
         Step::Promote { epoch } => {
             start(agent, database, Job::Promote, name, move |a| jobs::promote(a, epoch));
         }
+        Step::FastForward { epoch } => {
+            start(agent, database, Job::Prepare, name, move |a| jobs::fast_forward(a, epoch));
+        }
+        Step::Refill { primary } => {
+            let epoch = view.epoch;
+            start(agent, database, Job::Prepare, name, move |a| jobs::refill(a, primary, epoch));
+        }
         Step::StartStandby { primary } => {
             start(agent, database, Job::Prepare, name, |a| jobs::start_standby(a, primary));
         }

@@ -1,5 +1,8 @@
 //! What this agent answers to `haclt`.
 
+mod config;
+mod diverged;
+mod durability;
 mod explain;
 
 use std::collections::BTreeMap;
@@ -13,8 +16,10 @@ use ha_core::{Lsn, NodeId, NodeKind};
 use ha_postgres::driver::PostgresDriver;
 use ha_proto::v1::admin_server::Admin;
 use ha_proto::v1::{
-    ExplainReply, ExplainRequest, LeaseStatus, NodeStatus, RaftStatus, ReportReply, StatusReply,
-    StatusRequest, WalQuorumStatus,
+    ConfigSetReply, ConfigSetRequest, ConfigShowReply, ConfigShowRequest, DivergedDropReply,
+    DivergedDropRequest, DivergedListReply, DivergedListRequest, DivergedShowReply,
+    DivergedShowRequest, ExplainReply, ExplainRequest, LeaseStatus, NodeStatus, RaftStatus,
+    ReportReply, StatusReply, StatusRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -49,10 +54,7 @@ impl<D: PostgresDriver> Admin for AdminService<D> {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusReply>, Status> {
-        let (agent, request) = (&self.0, request.into_inner());
-        if !request.cluster.is_empty() {
-            check_cluster(agent, &request.cluster)?;
-        }
+        let agent = self.of(&request.into_inner().cluster)?;
         let picture = Picture::take(agent).await;
         Ok(Response::new(picture.status(agent)))
     }
@@ -61,12 +63,62 @@ impl<D: PostgresDriver> Admin for AdminService<D> {
         &self,
         request: Request<ExplainRequest>,
     ) -> Result<Response<ExplainReply>, Status> {
-        let (agent, request) = (&self.0, request.into_inner());
-        if !request.cluster.is_empty() {
-            check_cluster(agent, &request.cluster)?;
-        }
+        let agent = self.of(&request.into_inner().cluster)?;
         let picture = Picture::take(agent).await;
         Ok(Response::new(picture.explain(agent)))
+    }
+
+    async fn config_show(
+        &self,
+        request: Request<ConfigShowRequest>,
+    ) -> Result<Response<ConfigShowReply>, Status> {
+        let agent = self.of(&request.into_inner().cluster)?;
+        config::show(agent).map(Response::new)
+    }
+
+    async fn config_set(
+        &self,
+        request: Request<ConfigSetRequest>,
+    ) -> Result<Response<ConfigSetReply>, Status> {
+        let request = request.into_inner();
+        let agent = self.of(&request.cluster)?;
+        config::set(agent, &request).await.map(Response::new)
+    }
+
+    async fn diverged_list(
+        &self,
+        request: Request<DivergedListRequest>,
+    ) -> Result<Response<DivergedListReply>, Status> {
+        let agent = self.of(&request.into_inner().cluster)?;
+        Ok(Response::new(diverged::list(agent)))
+    }
+
+    async fn diverged_show(
+        &self,
+        request: Request<DivergedShowRequest>,
+    ) -> Result<Response<DivergedShowReply>, Status> {
+        let request = request.into_inner();
+        let agent = self.of(&request.cluster)?;
+        diverged::show(agent, request.id).await.map(Response::new)
+    }
+
+    async fn diverged_drop(
+        &self,
+        request: Request<DivergedDropRequest>,
+    ) -> Result<Response<DivergedDropReply>, Status> {
+        let request = request.into_inner();
+        let agent = self.of(&request.cluster)?;
+        diverged::remove(agent, request.id).await.map(Response::new)
+    }
+}
+
+impl<D> AdminService<D> {
+    /// Refuses whoever means another cluster.
+    fn of(&self, cluster: &str) -> Result<&Arc<Agent<D>>, Status> {
+        if !cluster.is_empty() {
+            check_cluster(&self.0, cluster)?;
+        }
+        Ok(&self.0)
     }
 }
 
@@ -118,7 +170,7 @@ impl Picture {
         }
     }
 
-    fn status<D>(&self, agent: &Agent<D>) -> StatusReply {
+    fn status<D: PostgresDriver>(&self, agent: &Agent<D>) -> StatusReply {
         let nodes: Vec<NodeStatus> =
             agent.config.peers.keys().map(|node| self.node(agent, node)).collect();
         let (state, reason) = self.judge(&nodes);
@@ -135,7 +187,7 @@ impl Picture {
             reason,
             epoch: self.state.last_epoch.0,
             timeline: timeline.unwrap_or_default(),
-            durability: agent.config.policy.durability.to_string(),
+            durability: self.state.durability.to_string(),
             paused: false,
             lease: Some(LeaseStatus {
                 left_ms: if grant.is_some() { self.left_ms } else { 0 },
@@ -150,12 +202,8 @@ impl Picture {
                 voters: self.voters.iter().map(ToString::to_string).collect(),
                 quorum: self.quorum,
             }),
-            // In async mode the primary acknowledges alone.
-            wal_quorum: Some(WalQuorumStatus {
-                members: if holder.is_empty() { vec![] } else { vec![holder.clone()] },
-                required: 0,
-                acknowledging: if primary.is_some() { vec![holder] } else { vec![] },
-            }),
+            wal_quorum: Some(self.wal_quorum()),
+            loss: self.loss(agent),
             nodes,
             answered_by: agent.node().to_string(),
         }
@@ -193,6 +241,14 @@ impl Picture {
             troubles: report.troubles.clone(),
             ..NodeStatus::default()
         };
+        if let Some(witness) = &report.witness
+            && let Some(end) = witness.tip.as_ref().and_then(|tip| tip.end)
+        {
+            status.timeline = end.timeline;
+            status.flushed_lsn = Lsn(end.lsn).to_string();
+            status.lag_bytes = self.behind_primary(Lsn(end.lsn));
+            status.wal_ack = self.acknowledges(node);
+        }
         if let Some(postgres) = &report.postgres {
             status.postgres.clone_from(&postgres.address);
             let runs = report.role == "primary" || report.role == "standby";
@@ -203,7 +259,7 @@ impl Picture {
             }
             let is_primary = report.role == "primary";
             status.lag_bytes = if is_primary { None } else { self.lag_bytes(report) };
-            status.wal_ack = is_primary;
+            status.wal_ack = is_primary || self.acknowledges(node);
             let majors = (agent.postgres_major, postgres.major);
             if let (Some(ours), theirs) = majors
                 && theirs != 0
@@ -220,10 +276,20 @@ impl Picture {
 
     /// How much WAL a standby has still to receive; `None` if either position is unknown.
     fn lag_bytes(&self, standby: &ReportReply) -> Option<u64> {
-        let primary = self.primary_report()?.postgres.as_ref()?.flushed?;
         let standby = standby.postgres.as_ref().filter(|p| p.answering)?;
-        let has = standby.flushed?;
-        Some(Lsn(primary.lsn).bytes_after(Lsn(has.lsn)))
+        self.behind_primary(Lsn(standby.flushed?.lsn))
+    }
+
+    fn behind_primary(&self, has: Lsn) -> Option<u64> {
+        let primary = self.primary_report()?.postgres.as_ref()?.flushed?;
+        Some(Lsn(primary.lsn).bytes_after(has))
+    }
+
+    /// Whether this node's word counts for commits, and it receives.
+    fn acknowledges(&self, node: &NodeId) -> bool {
+        let recorded = self.state.recorded.as_ref();
+        let member = recorded.is_some_and(|recorded| recorded.quorum.members.contains(node));
+        member && self.streams(node)
     }
 
     /// The cluster's state in one word, and why it is not `healthy`.
@@ -262,7 +328,8 @@ impl Picture {
                 .map_or("", |n| if n.reachable { n.rule.as_str() } else { "unreachable" });
             return ("electing", format!("node {holder} holds the lease and is {rule}"));
         }
-        let ill: Vec<String> = nodes.iter().filter_map(|n| ill(n, holder)).collect();
+        let ill = nodes.iter().filter_map(|n| ill(n, holder));
+        let ill: Vec<String> = ill.chain(self.durability_trouble()).collect();
         if ill.is_empty() { ("healthy", String::new()) } else { ("degraded", ill.join("; ")) }
     }
 }

@@ -11,7 +11,7 @@ use ha_core::holder::Holder;
 use ha_core::state::{Command, Outcome, State};
 use ha_core::{BootId, Epoch, Incarnation, NodeId, WalPosition};
 use ha_postgres::driver::Upstream;
-use ha_proto::v1::{ProposeRequest, ReportReply, propose_reply};
+use ha_proto::v1::{ProposeRequest, QuorumReport, ReportReply, propose_reply};
 use ha_raft::{ProposeError, RaftHandle};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -20,6 +20,8 @@ use crate::config::Config;
 use crate::facts::Facts;
 use crate::peers::{PeerError, Peers};
 use crate::permit_book::PermitBook;
+use crate::pledge::Pledge;
+use crate::witness::Witness;
 
 /// One agent: what its tasks share.
 #[derive(Debug)]
@@ -36,6 +38,12 @@ pub struct Agent<D> {
     pub peers: Peers,
     /// The database; `None` on a witness.
     pub database: Option<Database<D>>,
+    /// What keeps WAL; `None` on a data node.
+    pub witness: Option<Witness>,
+    /// Of which epochs this node acknowledges nothing any more.
+    pub pledge: Arc<Pledge>,
+    /// What the primary knows of its acknowledgers; `None` on every other node.
+    pub quorum: Mutex<Option<QuorumReport>>,
     /// Major version of the database's binaries, such as 15.
     pub postgres_major: Option<u32>,
     /// How long this node may be primary; `None` while it was granted nothing that it may renew.
@@ -114,7 +122,9 @@ impl<D> Agent<D> {
         peers: Peers,
         database: Option<Database<D>>,
         postgres_major: Option<u32>,
+        pledge: Pledge,
     ) -> Self {
+        let witness = Witness::new(&config);
         let granter = Granter::new(config.policy.drift);
         Self {
             config,
@@ -123,6 +133,9 @@ impl<D> Agent<D> {
             raft,
             peers,
             database,
+            witness,
+            pledge: Arc::new(pledge),
+            quorum: Mutex::new(None),
             postgres_major,
             holder: Mutex::new(None),
             granter: Mutex::new(granter),

@@ -11,7 +11,7 @@ use ha_core::{NodeId, NodeKind};
 use reader::Reader;
 
 /// Every key of the file that has a section, for environment overrides.
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 12] = [
     "listen",
     "peers",
     "postgres",
@@ -22,6 +22,8 @@ const SECTIONS: [&str; 10] = [
     "crash",
     "log",
     "failover",
+    "witness",
+    "diverged",
 ];
 
 /// The whole configuration of one agent.
@@ -43,6 +45,10 @@ pub struct Config {
     pub peers: BTreeMap<NodeId, String>,
     /// The database; `None` on a witness.
     pub postgres: Option<PostgresSettings>,
+    /// How WAL is kept; `None` on a data node.
+    pub witness: Option<WitnessSettings>,
+    /// How much diverged WAL is kept.
+    pub diverged: DivergedSettings,
     /// What decisions depend on.
     pub policy: Policy,
     /// Log lines as JSON instead of text.
@@ -62,6 +68,30 @@ pub enum Rejoin {
     Rewind,
     /// Nothing: the operator decides.
     Manual,
+}
+
+/// The `[witness]` section.
+#[derive(Debug, Clone)]
+pub struct WitnessSettings {
+    /// Where `pg_receivewal` is; `None` to look in the usual places.
+    pub bin_dir: Option<PathBuf>,
+    /// Where WAL is kept.
+    pub wal_dir: PathBuf,
+    /// How much of it, bytes.
+    pub wal_bytes_max: u64,
+    /// The internal user for replication.
+    pub replication_user: String,
+    /// File with its password; without it no WAL is kept.
+    pub replication_password_file: Option<PathBuf>,
+}
+
+/// The `[diverged]` section: what is kept of former primaries' WAL that left the history.
+#[derive(Debug, Clone, Copy)]
+pub struct DivergedSettings {
+    /// How many pieces of WAL, and how many whole data directories moved aside.
+    pub keep_max: usize,
+    /// How much diverged WAL in all, bytes.
+    pub bytes_max: u64,
 }
 
 /// The `[postgres]` section.
@@ -207,6 +237,19 @@ impl Config {
                 None
             }
         };
+        let witness = match kind {
+            NodeKind::Witness => Some(witness(r, &data_dir)),
+            NodeKind::Data => {
+                if !r.table("witness").is_empty() {
+                    r.fault("section witness: this is a data node");
+                }
+                None
+            }
+        };
+        let diverged = DivergedSettings {
+            keep_max: r.count("diverged.keep_max").unwrap_or(8) as usize,
+            bytes_max: r.bytes("diverged.bytes_max").unwrap_or(4 << 30),
+        };
         let log_json = match r.text("log.format").as_deref() {
             None | Some("text") => false,
             Some("json") => true,
@@ -228,6 +271,8 @@ impl Config {
                 advertise_grpc,
                 peers,
                 postgres,
+                witness,
+                diverged,
                 policy,
                 log_json,
                 log_filter,
@@ -398,6 +443,31 @@ fn postgres(r: &mut Reader, data_dir: &Path, cluster: &str, node: &NodeId) -> Po
         parameters,
         hba: r.texts("postgres.hba").unwrap_or_default(),
         fast_stop: r.duration("postgres.fast_stop").unwrap_or(Duration::from_secs(30)),
+    }
+}
+
+/// With less than this a receiver would be stopped all the time.
+const WAL_BYTES_MIN: u64 = 128 << 20;
+
+fn witness(r: &mut Reader, data_dir: &Path) -> WitnessSettings {
+    let optional = |r: &mut Reader, key: &str| {
+        let path = absolute(r, key, Some(PathBuf::new()));
+        (!path.as_os_str().is_empty()).then_some(path)
+    };
+    let wal_bytes_max = r.bytes("witness.wal_bytes_max").unwrap_or(10 << 30);
+    if wal_bytes_max < WAL_BYTES_MIN {
+        r.fault(format!(
+            "witness.wal_bytes_max = {wal_bytes_max} is too small: at least {WAL_BYTES_MIN}"
+        ));
+    }
+    WitnessSettings {
+        bin_dir: optional(r, "witness.bin_dir"),
+        wal_dir: absolute(r, "witness.wal_dir", Some(data_dir.join("wal"))),
+        wal_bytes_max,
+        replication_user: r
+            .text("witness.replication_user")
+            .unwrap_or_else(|| "haclt_replication".to_owned()),
+        replication_password_file: optional(r, "witness.replication_password_file"),
     }
 }
 

@@ -71,6 +71,7 @@ pub fn view<D: PostgresDriver>(
         policy: &agent.config.policy,
         state: &state,
         holder: holder.as_ref(),
+        pledged: agent.pledge.epoch(),
         permit,
         guard,
         facts: &facts,

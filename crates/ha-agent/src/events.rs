@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ha_core::clock::millis;
 use ha_core::decide::Decision;
+use ha_core::policy::Durability;
 use ha_core::{Epoch, NodeId, WalPosition};
 use tracing::{info, warn};
 
@@ -48,6 +49,55 @@ impl DecisionChanged<'_> {
         info!(
             target: "ha::event", event = "decision_changed", %node, %epoch,
             rule = decision.rule.name(), step = decision.step.name(), "decision changed"
+        );
+    }
+}
+
+/// Who acknowledges commits has changed, as elections see it.
+#[derive(Debug)]
+pub struct QuorumChanged<'a> {
+    /// The primary.
+    pub node: &'a NodeId,
+    /// The epoch in force.
+    pub epoch: Epoch,
+    /// What clients are promised.
+    pub mode: Durability,
+    /// Who acknowledges, in words.
+    pub members: &'a str,
+}
+
+impl QuorumChanged<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { node, epoch, mode, members } = self;
+        info!(
+            target: "ha::event", event = "quorum_changed", %node, %epoch, %mode, members,
+            "quorum changed"
+        );
+    }
+}
+
+/// WAL was found that is not part of the cluster's history.
+#[derive(Debug)]
+pub struct WalDiverged<'a> {
+    /// Whose.
+    pub node: &'a NodeId,
+    /// The last shared position.
+    pub fork: WalPosition,
+    /// Where it ends.
+    pub end: WalPosition,
+    /// Where it is kept.
+    pub kept: &'a str,
+}
+
+impl WalDiverged<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { node, fork, end, kept } = self;
+        let bytes = end.lsn.bytes_after(fork.lsn);
+        warn!(
+            target: "ha::event", event = "wal_diverged", %node, %fork, %end, bytes, kept,
+            "diverged WAL was kept aside"
         );
     }
 }

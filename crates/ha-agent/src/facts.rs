@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ha_core::ancestry::TimelineSwitch;
 use ha_core::decide::{Decision, Rule};
 use ha_core::view::{Crash, Job, Relation};
-use ha_core::{Epoch, Lsn, NodeId, WalPosition};
+use ha_core::{Epoch, Lsn, NodeId, TimelineId, WalPosition};
 use ha_postgres::driver::{DataDir, Probe, ProbeError};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -28,6 +29,18 @@ pub struct Facts {
     pub following: Option<(u64, Option<NodeId>, Instant)>,
     /// How the local WAL relates to the holder of that epoch, and when that was found out.
     pub compared: Option<(Epoch, Relation, Instant)>,
+    /// What was found diverged: the last shared position and the local end, for the record.
+    pub diverged: Option<(WalPosition, WalPosition)>,
+    /// Where the fork lies, for a rewind that lacks WAL from before it.
+    pub rewind_from: Option<WalPosition>,
+    /// Under which epoch the primary was found to have removed WAL that this standby needs.
+    pub starved: Option<Epoch>,
+    /// Whether what the grant of that epoch demands was fetched and replayed, or could not be.
+    pub caught_up: Option<(Epoch, bool)>,
+    /// The history of the timeline that the server is on.
+    pub history: Option<(TimelineId, Vec<TimelineSwitch>)>,
+    /// Real end of WAL of the stopped database after that run; read only before there is a cluster.
+    pub wal_end: Option<(u64, WalPosition)>,
     /// What the crash of that run calls for.
     pub crash: Option<(u64, Crash)>,
     /// When the primary crashed, lately.

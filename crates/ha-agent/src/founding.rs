@@ -142,7 +142,12 @@ pub async fn found<D: PostgresDriver>(agent: &Agent<D>, term: u64) {
     let mut nodes = BTreeMap::from([(agent.node().clone(), own(agent))]);
     for (node, reply) in replies {
         let kind = if reply.kind == "data" { NodeKind::Data } else { NodeKind::Witness };
-        let is = Node { kind, grpc: reply.grpc_address, postgres: reply.postgres_address };
+        let is = Node {
+            kind,
+            grpc: reply.grpc_address,
+            postgres: reply.postgres_address,
+            keeps_wal: reply.keeps_wal,
+        };
         nodes.insert(node, is);
     }
     let missing: Vec<&str> =
@@ -152,7 +157,9 @@ pub async fn found<D: PostgresDriver>(agent: &Agent<D>, term: u64) {
         return;
     }
     let cluster_id = u128::from(clock::random()) << 64 | u128::from(clock::random());
-    let command = Command::Found { cluster: agent.config.cluster.clone(), cluster_id, nodes };
+    let durability = agent.config.policy.durability;
+    let cluster = agent.config.cluster.clone();
+    let command = Command::Found { cluster, cluster_id, nodes, durability };
     if let Err(error) = agent.raft.propose(command, Some(term), PROPOSE_LIMIT).await {
         // Right after an election a leader proposes nothing for a moment; the next tick tries again.
         debug!(%error, "could not found the cluster yet");
@@ -170,6 +177,7 @@ pub fn own<D>(agent: &Agent<D>) -> Node {
             .as_ref()
             .map(|postgres| join_address(&postgres.advertise))
             .unwrap_or_default(),
+        keeps_wal: agent.witness.as_ref().is_none_or(|witness| witness.unable.is_none()),
     }
 }
 

@@ -12,6 +12,7 @@ use ha_core::granter::RenewRefused;
 use ha_core::state::{Command, Outcome, State, VacateReason};
 use ha_core::{Epoch, NodeId, NodeKind, WalPosition};
 use ha_postgres::driver::PostgresDriver;
+use ha_proto::v1::RevokeRequest;
 use ha_raft::ConfirmError;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
@@ -21,6 +22,7 @@ use crate::clock;
 use crate::events;
 use crate::founding;
 use crate::report;
+use crate::revoke;
 
 /// How often the leader looks at the lease.
 const TICK: Duration = Duration::from_millis(50);
@@ -32,6 +34,8 @@ const PROPOSE_LIMIT: Duration = Duration::from_secs(2);
 const REPORT_LIMIT: Duration = Duration::from_millis(500);
 /// The same for a node that did not answer the last time.
 const SILENT_LIMIT: Duration = Duration::from_millis(100);
+/// How long a node may take to pledge, stop receiving and read what it has.
+const REVOKE_LIMIT: Duration = Duration::from_millis(1200);
 /// How long an election without a winner waits before the next.
 const ELECTION_PAUSE: Duration = Duration::from_millis(200);
 /// How long an election waits for the last primary when that answers and its database is down: its
@@ -162,15 +166,19 @@ impl Duty {
 
     async fn elect<D: PostgresDriver>(&mut self, agent: &Agent<D>, state: &State, term: u64) {
         let began = Instant::now();
-        let reports = collect(agent).await;
-        if let Some(node) = self.awaited(state, &reports) {
+        let promised = state.demands().next().is_some();
+        let reports =
+            if promised { prepare(agent, state.last_epoch).await } else { collect(agent).await };
+        let election = elect(state, &reports, known_end(agent, state), &agent.config.policy);
+        // What is proven needs no patience: what only the last primary has was never acknowledged.
+        let hasty = promised && election.winner.is_some();
+        if let Some(node) = self.awaited(state, &reports).filter(|_| !hasty) {
             self.tell(format!("waiting for {node}"), |_| {
                 info!(%node, "waiting for the last primary: it answers, and may have more WAL");
             });
             self.pause_until = Some(Instant::now() + ELECTION_PAUSE);
             return;
         }
-        let election = elect(state, &reports, known_end(agent, state), &agent.config.policy);
         let Some(winner) = election.winner else {
             let refusals: Vec<String> =
                 election.refusals.iter().map(|(node, why)| format!("{node}: {why}")).collect();
@@ -186,6 +194,7 @@ impl Duty {
             incarnation: winner.incarnation,
             epoch: state.last_epoch.next(),
             ttl: agent.config.policy.ttl,
+            catch_up: winner.catch_up.clone(),
             evidence: winner.evidence(),
         };
         match agent.raft.propose(grant, Some(term), PROPOSE_LIMIT).await {
@@ -311,6 +320,33 @@ pub async fn collect<D: PostgresDriver>(agent: &Agent<D>) -> BTreeMap<NodeId, Re
             agent.peers.report(node, request, limit).await.ok()
         };
         Some((node.clone(), report::to_core(&reply?)))
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// Asks every node to acknowledge nothing more of `epoch` and for what it has, in parallel.
+pub async fn prepare<D: PostgresDriver>(
+    agent: &Agent<D>,
+    epoch: Epoch,
+) -> BTreeMap<NodeId, Report> {
+    let asked = agent.config.peers.keys().map(|node| async move {
+        let reply = if node == agent.node() {
+            revoke::answer(agent, epoch).await
+        } else {
+            let silent =
+                lock(&agent.sightings).get(node).is_some_and(|sighting| sighting.error.is_some());
+            let limit = if silent { SILENT_LIMIT } else { REVOKE_LIMIT };
+            let (cluster, from) = (agent.config.cluster.clone(), agent.node().to_string());
+            let request = RevokeRequest { cluster, from, epoch: epoch.0 };
+            agent.peers.revoke(node, request, limit).await.ok()?
+        };
+        let mut report = report::to_core(reply.report.as_ref()?);
+        report.pledged = Epoch(reply.pledged);
+        report.wal = reply.tip.as_ref().map(revoke::from_wire);
+        if !reply.why.is_empty() {
+            debug!(%node, why = reply.why, "not counted in the election");
+        }
+        Some((node.clone(), report))
     });
     join_all(asked).await.into_iter().flatten().collect()
 }

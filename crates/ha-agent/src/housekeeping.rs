@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use crate::agent::{Agent, lock};
 use crate::control_loop;
+use crate::diverged;
 use crate::founding;
 use crate::jobs;
 
@@ -30,6 +31,7 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
         record_promotion(&agent).await;
         keep_internal_user(&agent).await;
         keep_slots(&agent).await;
+        tidy(&agent).await;
     }
 }
 
@@ -116,19 +118,46 @@ async fn keep_slots<D: PostgresDriver>(agent: &Agent<D>) {
     let peers: Vec<NodeId> = state
         .nodes
         .iter()
-        .filter(|(node, is)| is.kind == NodeKind::Data && *node != agent.node())
+        .filter(|(node, is)| (is.kind == NodeKind::Data || is.keeps_wal) && *node != agent.node())
         .map(|(node, _)| node.clone())
         .collect();
     let positions: Vec<(NodeId, Lsn)> = {
         let sightings = lock(&agent.sightings);
         let flushed = |node: &NodeId| {
             let report = sightings.get(node)?.current()?;
-            Some(Lsn(report.postgres.as_ref()?.flushed?.lsn))
+            let kept = report.witness.as_ref().and_then(|witness| witness.tip.as_ref()?.end);
+            let end = kept.or(report.postgres.as_ref().and_then(|postgres| postgres.flushed))?;
+            Some(Lsn(end.lsn))
         };
         peers.iter().filter_map(|node| Some((node.clone(), flushed(node)?))).collect()
     };
     let deadline = Instant::now() + SLOTS_LIMIT;
-    if let Err(error) = database.driver.keep_slots(&peers, &positions, deadline).await {
-        debug!(%error, "could not put the slots right");
+    match database.driver.keep_slots(&peers, &positions, deadline).await {
+        Ok(lost) if lost.is_empty() => {}
+        Ok(lost) => {
+            let lost: Vec<&str> = lost.iter().map(NodeId::as_str).collect();
+            info!(slots = lost.join(", "), "slots had lost their WAL and were made anew");
+        }
+        Err(error) => debug!(%error, "could not put the slots right"),
+    }
+}
+
+/// What was kept aside does not grow without a bound.
+async fn tidy<D: PostgresDriver>(agent: &Agent<D>) {
+    let Some(database) = &agent.database else { return };
+    if database.facts().job.is_some() {
+        return;
+    }
+    diverged::tidy(agent).await;
+    let (driver, keep) = (Arc::clone(&database.driver), agent.config.diverged.keep_max);
+    let pruned = tokio::task::spawn_blocking(move || driver.prune_aside(keep)).await;
+    match pruned {
+        Ok(Ok(gone)) => {
+            for dir in gone {
+                info!(dir = %dir.display(), "a data directory that was kept aside was removed");
+            }
+        }
+        Ok(Err(error)) => debug!(%error, "could not look after the directories kept aside"),
+        Err(error) => debug!(%error, "could not look after the directories kept aside"),
     }
 }

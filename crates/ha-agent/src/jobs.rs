@@ -1,9 +1,11 @@
 //! The steps that take time, each as one job. A job ends by itself: every wait in it has a bound.
 
+mod catch_up;
 mod crash;
 mod rejoin;
 mod serve;
 
+pub use catch_up::{fast_forward, refill};
 pub use crash::{assess_crash, restart_in_place};
 pub use rejoin::{bootstrap, clone, compare, follow, rewind, start_standby};
 pub use serve::{promote, record_promotion, release};

@@ -31,8 +31,11 @@ use crate::lease_keeper;
 use crate::leave;
 use crate::peers::{MESSAGE_BYTES_MAX, Peers};
 use crate::permit_book::PermitBook;
+use crate::pledge::{Pledge, PledgeError};
 use crate::prober;
+use crate::quorum_keeper;
 use crate::service::AgentService;
+use crate::witness;
 
 /// How often a node that belongs to no Raft group yet looks for one.
 const JOIN_INTERVAL: Duration = Duration::from_millis(300);
@@ -68,6 +71,9 @@ pub enum RunError {
     /// The Raft store cannot be used.
     #[error("{}", chain(.0))]
     Raft(#[from] OpenError),
+    /// What it has pledged to elections cannot be read.
+    #[error("{}", chain(.0))]
+    Pledge(#[from] PledgeError),
     /// It must not go on under this name.
     #[error("{0}")]
     Stranger(#[from] Stranger),
@@ -94,7 +100,13 @@ impl RunError {
                 "Another agent of this node may be running, or the port belongs to another program."
                     .to_owned()
             }
-            Self::DataDir { .. }
+            Self::Pledge(PledgeError::Damaged { .. }) => {
+                "It says up to which epoch this node acknowledges nothing any more. If the cluster has a \
+                 primary that this node does not follow, removing the file is safe."
+                    .to_owned()
+            }
+            Self::Pledge(PledgeError::File { .. })
+            | Self::DataDir { .. }
             | Self::Peers(_)
             | Self::BootId(_)
             | Self::Stranger(Stranger::WrongPeer { .. })
@@ -124,6 +136,7 @@ pub async fn run<D: PostgresDriver>(
 ) -> Result<(), RunError> {
     let boot = clock::boot_id().map_err(RunError::BootId)?;
     make_dir(&config.data_dir)?;
+    let pledge = Pledge::load(&config.data_dir)?;
     let listener = listen(&config.listen_grpc).await?;
     let peers = Peers::new(&config.peers).map_err(RunError::Peers)?;
     let raft = RaftHandle::open(RaftSettings {
@@ -142,7 +155,7 @@ pub async fn run<D: PostgresDriver>(
         driver,
         facts: std::sync::Mutex::new(Facts::default()),
     });
-    let agent = Arc::new(Agent::new(config, boot, raft, peers, database, major));
+    let agent = Arc::new(Agent::new(config, boot, raft, peers, database, major, pledge));
     let (node, cluster) = (agent.node(), agent.config.cluster.as_str());
     events::AgentStarted { node, cluster, grpc: &agent.config.listen_grpc }.emit();
 
@@ -155,6 +168,9 @@ pub async fn run<D: PostgresDriver>(
     tasks.spawn(prober::run(Arc::clone(&agent)));
     tasks.spawn(prober::watch_peers(Arc::clone(&agent)));
     tasks.spawn(housekeeping::run(Arc::clone(&agent)));
+    tasks.spawn(quorum_keeper::run(Arc::clone(&agent)));
+    tasks.spawn(witness::run(Arc::clone(&agent)));
+    tasks.spawn(witness::look(Arc::clone(&agent)));
     let mut joining = tokio::spawn(join(Arc::clone(&agent)));
     let mut raft_failed = tokio::spawn(raft_failure(Arc::clone(&agent)));
 

@@ -6,7 +6,8 @@ use ha_core::permit::{GuardStatus, Order, Permit, RunState};
 use ha_core::policy::Policy;
 use ha_core::state::State;
 use ha_core::view::{
-    Crash, Grace, Health, Instance, Job, LeaseView, Relation, Starting, Stopped, Upstream, View,
+    CatchUp, Crash, Grace, Health, Instance, Job, LeaseView, Relation, Starting, Stopped, Upstream,
+    View,
 };
 use ha_core::{BootNanos, ClockReading, Epoch, Incarnation, NodeId};
 use ha_postgres::driver::{ControlFile, ControlState, DataDir, GuardSeen, HalfMade};
@@ -32,6 +33,8 @@ pub struct Seen<'a> {
     pub state: &'a State,
     /// The holder's count, if this node may renew the lease.
     pub holder: Option<&'a Holder>,
+    /// Up to which epoch this node acknowledges nothing any more.
+    pub pledged: Epoch,
     /// The permit as last written.
     pub permit: Permit,
     /// The guard.
@@ -71,6 +74,17 @@ pub fn observe(seen: &Seen<'_>) -> View {
         holder: seen.state.lease.holder().cloned(),
         instance: instance(seen, lease),
         bootstrap: bootstrap.map(|b| b.attempt),
+        catch_up: catch_up(seen),
+    }
+}
+
+fn catch_up(seen: &Seen<'_>) -> CatchUp {
+    let Some(grant) = seen.state.lease.grant() else { return CatchUp::Done };
+    match (&grant.catch_up, seen.facts.caught_up) {
+        (None, _) => CatchUp::Done,
+        (Some(_), Some((epoch, true))) if epoch == grant.epoch => CatchUp::Done,
+        (Some(_), Some((epoch, false))) if epoch == grant.epoch => CatchUp::Failed,
+        (Some(_), _) => CatchUp::Needed,
     }
 }
 
@@ -84,6 +98,10 @@ fn lease_view(seen: &Seen<'_>) -> LeaseView {
         return LeaseView::Unknown;
     }
     let Some(grant) = seen.state.lease.grant() else { return LeaseView::Vacant };
+    // Nor does it know that this grant has ended, if it helped to end it (rule 104).
+    if grant.epoch <= seen.pledged {
+        return LeaseView::Unknown;
+    }
     if grant.holder != *seen.node {
         return LeaseView::Theirs;
     }
@@ -287,6 +305,7 @@ fn standby(seen: &Seen<'_>, guard: &GuardStatus) -> Instance {
         _ => None,
     };
     Instance::Standby(match compared {
+        Some((Relation::Ancestor, _)) if seen.facts.starved == epoch => Upstream::Starved,
         Some((Relation::Diverged | Relation::CloneOnly, _)) => Upstream::Diverged,
         Some((Relation::Manual, _)) => Upstream::Right,
         Some((Relation::Ancestor, age)) if age < COMPARE_AGAIN => Upstream::Right,
@@ -301,7 +320,9 @@ pub fn shown(instance: Instance, decision: Option<&Decision>) -> (&'static str, 
     match instance {
         Instance::Primary(_) => ("primary", "running"),
         Instance::Standby(Upstream::Right) => ("standby", "streaming"),
-        Instance::Standby(Upstream::Wrong | Upstream::Stuck) => ("standby", "catching_up"),
+        Instance::Standby(Upstream::Wrong | Upstream::Stuck | Upstream::Starved) => {
+            ("standby", "catching_up")
+        }
         Instance::Standby(Upstream::Diverged) => ("standby", "diverged"),
         Instance::Starting(Starting::Standby) => ("standby", "starting"),
         Instance::Starting(Starting::InPlace | Starting::InPlaceTooLong) => ("primary", "starting"),

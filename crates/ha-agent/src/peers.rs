@@ -8,11 +8,12 @@ use ha_core::NodeId;
 use ha_core::clock::millis;
 use ha_proto::v1::agent_client::AgentClient;
 use ha_proto::v1::{
-    HelloReply, HelloRequest, ProposeReply, ProposeRequest, RenewReply, RenewRequest, ReportReply,
-    ReportRequest,
+    DivergedReply, DivergedRequest, FetchWalRequest, HelloReply, HelloRequest, ListWalReply,
+    ListWalRequest, ProposeReply, ProposeRequest, RenewReply, RenewRequest, ReportReply,
+    ReportRequest, RevokeReply, RevokeRequest, WalChunk,
 };
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tonic::{Response, Status, Streaming};
 
 /// The largest message an agent accepts from another: reports are a few hundred bytes.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -121,6 +122,62 @@ impl Peers {
     ) -> Result<ProposeReply, PeerError> {
         let mut client = self.client(node)?;
         bounded(node, limit, client.propose(request)).await
+    }
+
+    /// Asks a peer to acknowledge nothing more of an epoch, and for what it has.
+    ///
+    /// # Errors
+    /// [`PeerError`]; it may have pledged all the same.
+    pub async fn revoke(
+        &self,
+        node: &NodeId,
+        request: RevokeRequest,
+        limit: Duration,
+    ) -> Result<RevokeReply, PeerError> {
+        let mut client = self.client(node)?;
+        bounded(node, limit, client.revoke(request)).await
+    }
+
+    /// Asks a peer which files lead from one position to another.
+    ///
+    /// # Errors
+    /// [`PeerError`]; nothing was changed.
+    pub async fn list_wal(
+        &self,
+        node: &NodeId,
+        request: ListWalRequest,
+        limit: Duration,
+    ) -> Result<ListWalReply, PeerError> {
+        let mut client = self.client(node)?;
+        bounded(node, limit, client.list_wal(request)).await
+    }
+
+    /// Begins to read a file of a peer's WAL; `limit` is for the beginning.
+    ///
+    /// # Errors
+    /// [`PeerError`]; nothing was changed.
+    pub async fn fetch_wal(
+        &self,
+        node: &NodeId,
+        request: FetchWalRequest,
+        limit: Duration,
+    ) -> Result<Streaming<WalChunk>, PeerError> {
+        let mut client = self.client(node)?;
+        bounded(node, limit, client.fetch_wal(request)).await
+    }
+
+    /// Asks a peer about diverged WAL that it keeps, or to drop it.
+    ///
+    /// # Errors
+    /// [`PeerError`]; it may have been dropped all the same.
+    pub async fn diverged(
+        &self,
+        node: &NodeId,
+        request: DivergedRequest,
+        limit: Duration,
+    ) -> Result<DivergedReply, PeerError> {
+        let mut client = self.client(node)?;
+        bounded(node, limit, client.diverged(request)).await
     }
 
     fn client(&self, node: &NodeId) -> Result<AgentClient<Channel>, PeerError> {

@@ -35,6 +35,7 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
             continue;
         };
         probe(&agent, database, run, began + health.limit).await;
+        read_history(database, run).await;
         let answered = database.facts().answer(run).is_some();
         let wait = if answered { health.interval } else { STARTING_INTERVAL };
         tokio::select! {
@@ -113,6 +114,24 @@ async fn probe<D: PostgresDriver>(
     match database.driver.probe_write(deadline).await {
         Ok(()) => answered(agent, database, run, probe, true),
         Err(error) => missed(agent, database, run, error),
+    }
+}
+
+/// Reads the history of the timeline that the server is on, when that has changed.
+async fn read_history<D: PostgresDriver>(database: &Database<D>, run: u64) {
+    let timeline = {
+        let facts = database.facts();
+        let Some(timeline) = facts.answer(run).map(|probe| probe.timeline) else { return };
+        if facts.history.as_ref().is_some_and(|(of, _)| *of == timeline) {
+            return;
+        }
+        timeline
+    };
+    let driver = Arc::clone(&database.driver);
+    let read = tokio::task::spawn_blocking(move || driver.local_history()).await;
+    if let Ok(Ok(mut history)) = read {
+        history.retain(|switch| switch.timeline < timeline);
+        database.facts().history = Some((timeline, history));
     }
 }
 

@@ -7,13 +7,15 @@ use ha_core::clock::millis;
 use ha_core::permit::Order;
 use ha_core::{Epoch, Incarnation, Lsn, NodeKind};
 use ha_postgres::driver::{DataDir, GuardSeen, HalfMade, PostgresDriver};
-use ha_proto::v1::{PostgresReport, ReportReply, ReportRequest};
+use ha_proto::v1::{PostgresReport, ReportReply, ReportRequest, WalTip, WitnessReport};
 
-use crate::agent::{Agent, Database};
+use crate::agent::{Agent, Database, lock};
 use crate::clock;
 use crate::control_loop;
 use crate::observe;
 use crate::prober;
+use crate::revoke;
+use crate::witness::Witness;
 
 /// How old the answer of a database may be to count as "just now" without asking again.
 const FRESH: Duration = Duration::from_millis(50);
@@ -49,12 +51,44 @@ pub fn local<D: PostgresDriver>(agent: &Agent<D>) -> ReportReply {
         raft_term: status.term,
         raft_leader: status.leader.map(String::from).unwrap_or_default(),
         raft_applied: agent.raft.state().borrow().index,
+        pledged: agent.pledge.epoch().0,
+        quorum: lock(&agent.quorum).clone(),
         ..ReportReply::default()
     };
+    if let Some(witness) = &agent.witness {
+        describe_witness(witness, &mut reply);
+    }
     if let Some(database) = &agent.database {
         describe(agent, database, &mut reply);
     }
     reply
+}
+
+fn describe_witness(witness: &Witness, reply: &mut ReportReply) {
+    let facts = lock(&witness.facts);
+    let keeps_wal = witness.unable.is_none();
+    if keeps_wal {
+        let state = if facts.receiving { "receiving" } else { "catching_up" };
+        state.clone_into(&mut reply.state);
+    }
+    reply.troubles.extend(witness.unable.clone());
+    reply.troubles.extend(facts.trouble.clone());
+    reply.troubles.extend(facts.damaged.as_ref().map(|why| format!("kept WAL: {why}")));
+    reply.troubles.extend(facts.dropped_up_to.map(|up_to| {
+        format!(
+            "kept WAL reached witness.wal_bytes_max: what is before {up_to} was removed although a \
+             data node may need it"
+        )
+    }));
+    reply.witness = Some(WitnessReport {
+        keeps_wal,
+        why: witness.unable.clone().unwrap_or_default(),
+        receiving: facts.receiving,
+        tip: facts.tip.as_ref().map(revoke::to_wire),
+        bytes: facts.bytes,
+        bytes_max: witness.settings.wal_bytes_max,
+        dropped_up_to: facts.dropped_up_to.map_or(0, |up_to| up_to.0),
+    });
 }
 
 fn describe<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, reply: &mut ReportReply) {
@@ -98,7 +132,8 @@ fn describe<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, reply: 
             "present".clone_into(&mut postgres.data_dir);
             postgres.system_identifier = control.system_identifier;
             postgres.major = control.major;
-            postgres.flushed = Some(control.checkpoint.into());
+            let end = facts.wal_end.map_or(control.checkpoint, |(_, end)| end);
+            postgres.flushed = Some(end.into());
         }
     }
     if let GuardSeen::Alive(status) = &guard
@@ -119,6 +154,12 @@ fn describe<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, reply: 
         let heard = facts.server.upstream_end.filter(|end| end.timeline == probe.timeline);
         postgres.upstream_end = heard.map_or(Lsn::ZERO, |end| end.lsn).max(probe.upstream_end).0;
         postgres.attached = probe.attached.iter().map(|(name, _)| name.clone()).collect();
+        let history = facts.history.as_ref().filter(|(of, _)| *of == probe.timeline);
+        reply.tip = history.map(|(_, history)| WalTip {
+            end: postgres.flushed,
+            history: history.iter().map(revoke::switch_to_wire).collect(),
+            oldest: probe.flushed.0,
+        });
     }
     if reply.state == "streaming" && !postgres.streaming {
         "catching_up".clone_into(&mut reply.state);
@@ -149,7 +190,7 @@ fn unfit<D>(agent: &Agent<D>, facts: &crate::facts::Facts, guard: &GuardSeen) ->
     None
 }
 
-/// Turns a report into what an election sees.
+/// Turns a report into what an election sees. What it knows of WAL comes with a pledge, not with this.
 #[must_use]
 pub fn to_core(reply: &ReportReply) -> Report {
     Report {
@@ -166,5 +207,15 @@ pub fn to_core(reply: &ReportReply) -> Report {
             promotable: postgres.promotable,
             priority: postgres.priority,
         }),
+        pledged: Epoch::NONE,
+        wal: None,
     }
+}
+
+/// The same as it would be if the node pledged now: for `haclt explain`.
+#[must_use]
+pub fn as_if_pledged(reply: &ReportReply, epoch: Epoch) -> Report {
+    let kept = reply.witness.as_ref().and_then(|witness| witness.tip.as_ref());
+    let wal = kept.or(reply.tip.as_ref()).map(revoke::from_wire);
+    Report { pledged: epoch, wal, ..to_core(reply) }
 }

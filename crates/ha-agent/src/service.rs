@@ -9,17 +9,21 @@ use ha_core::{Epoch, NodeId};
 use ha_postgres::driver::PostgresDriver;
 use ha_proto::v1::agent_server::Agent as AgentRpc;
 use ha_proto::v1::{
-    HelloReply, HelloRequest, ProposeReply, ProposeRequest, RenewRefused as RenewRefusedReply,
-    RenewReply, RenewRequest, Renewed, ReportReply, ReportRequest, propose_reply, renew_refused,
-    renew_reply,
+    DivergedReply, DivergedRequest, FetchWalRequest, HelloReply, HelloRequest, ListWalReply,
+    ListWalRequest, ProposeReply, ProposeRequest, RenewRefused as RenewRefusedReply, RenewReply,
+    RenewRequest, Renewed, ReportReply, ReportRequest, RevokeReply, RevokeRequest, propose_reply,
+    renew_refused, renew_reply,
 };
 use ha_raft::{ConfirmError, ProposeError};
 use tonic::{Request, Response, Status};
 
 use crate::agent::Agent;
+use crate::diverged;
 use crate::founding;
 use crate::granter::{self, RenewError};
 use crate::report;
+use crate::revoke;
+use crate::wal_transfer;
 
 /// How long a forwarded command may take.
 const PROPOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -96,6 +100,7 @@ impl<D: PostgresDriver> AgentRpc for AgentService<D> {
                 .unwrap_or_default(),
             grpc_address: own.grpc,
             postgres_address: own.postgres,
+            keeps_wal: own.keeps_wal,
         }))
     }
 
@@ -128,6 +133,51 @@ impl<D: PostgresDriver> AgentRpc for AgentService<D> {
         // An election needs a position read after the lease ended, not the latest one known.
         let reply = if request.fresh { report::fresh(agent).await } else { report::local(agent) };
         Ok(Response::new(reply))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<RevokeRequest>,
+    ) -> Result<Response<RevokeReply>, Status> {
+        let (agent, request) = (&self.0, request.into_inner());
+        check_cluster(agent, &request.cluster)?;
+        known_node(agent, &request.from)?;
+        Ok(Response::new(revoke::answer(agent, Epoch(request.epoch)).await))
+    }
+
+    async fn list_wal(
+        &self,
+        request: Request<ListWalRequest>,
+    ) -> Result<Response<ListWalReply>, Status> {
+        let (agent, request) = (&self.0, request.into_inner());
+        check_cluster(agent, &request.cluster)?;
+        known_node(agent, &request.from_node)?;
+        let from = request.from.unwrap_or_default().into();
+        let to = request.to.unwrap_or_default().into();
+        let pieces = wal_transfer::list(agent, from, to).await?;
+        let pieces = pieces.iter().map(wal_transfer::to_wire).collect();
+        Ok(Response::new(ListWalReply { pieces }))
+    }
+
+    type FetchWalStream = wal_transfer::Chunks;
+
+    async fn fetch_wal(
+        &self,
+        request: Request<FetchWalRequest>,
+    ) -> Result<Response<Self::FetchWalStream>, Status> {
+        let (agent, request) = (&self.0, request.into_inner());
+        check_cluster(agent, &request.cluster)?;
+        known_node(agent, &request.from_node)?;
+        Ok(Response::new(wal_transfer::send(agent, &request)?))
+    }
+
+    async fn diverged(
+        &self,
+        request: Request<DivergedRequest>,
+    ) -> Result<Response<DivergedReply>, Status> {
+        let (agent, request) = (&self.0, request.into_inner());
+        check_cluster(agent, &request.cluster)?;
+        diverged::answer(agent, request.id, request.drop).await.map(Response::new)
     }
 
     async fn propose(

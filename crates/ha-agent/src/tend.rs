@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ha_core::WalPosition;
 use ha_core::permit::{GuardStatus, RunState};
 use ha_core::state::State;
 use ha_core::view::{Instance, LeaseView, View};
@@ -127,6 +128,7 @@ pub fn look_at_disk<D: PostgresDriver>(
     tokio::spawn(async move {
         let Some(database) = &agent.database else { return };
         let found = database.driver.inspect(Instant::now() + INSPECT_LIMIT).await;
+        let wal_end = first_wal_end(&agent, database, &found).await;
         let line = match &found {
             DataDir::Missing => Some("its data directory is missing".to_owned()),
             DataDir::Unreadable(why) => Some(format!("its data directory is unreadable: {why}")),
@@ -147,9 +149,30 @@ pub fn look_at_disk<D: PostgresDriver>(
         }
         facts.trouble("data", line);
         facts.data_dir = Some((run, found));
+        facts.wal_end = wal_end.map(|end| (run, end));
         drop(facts);
         agent.wake.notify_one();
     });
+}
+
+/// Before there is a cluster its database is chosen by how far each one's WAL goes: a checkpoint is not
+/// where it ends.
+async fn first_wal_end<D: PostgresDriver>(
+    agent: &Agent<D>,
+    database: &Database<D>,
+    found: &DataDir,
+) -> Option<WalPosition> {
+    let registered = agent.state().system_identifier.is_some();
+    if registered || !matches!(found, DataDir::Present(_)) {
+        return None;
+    }
+    match database.driver.end_of_wal(Instant::now() + INSPECT_LIMIT).await {
+        Ok(end) => Some(end),
+        Err(error) => {
+            warn!(%error, "could not read the end of WAL of the database that is here");
+            None
+        }
+    }
 }
 
 fn is_foreign(state: &State, found: &DataDir) -> bool {

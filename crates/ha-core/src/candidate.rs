@@ -1,14 +1,21 @@
 //! The election: which data node, if any, may be given the vacant lease.
 //!
+//! Where commits were promised to be on several nodes, an election first proves that every one that was
+//! acknowledged is at hand ([`proof`]); otherwise the loss is bounded.
+//!
 //! Everyone who is refused is refused by name, and an election without a winner says what is missing.
+
+mod proof;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use crate::ancestry::TimelineSwitch;
 use crate::epoch::{Epoch, Incarnation};
+use crate::lease::CatchUp;
 use crate::lsn::{Lsn, WalPosition};
 use crate::node::{NodeId, NodeKind};
-use crate::policy::{Durability, Policy};
+use crate::policy::Policy;
 use crate::state::{State, VacateReason};
 
 /// What a node reported when the election asked.
@@ -20,6 +27,23 @@ pub struct Report {
     pub primary_epoch: Option<Epoch>,
     /// Its database; `None` on a witness.
     pub database: Option<Database>,
+    /// Up to which epoch it has pledged to acknowledge no WAL any more. What it reports of its WAL is
+    /// final for those.
+    pub pledged: Epoch,
+    /// The WAL that is safe on its disk; `None` if it has none, or it could not be read in time.
+    pub wal: Option<Tip>,
+}
+
+/// Where a node's WAL ends and begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tip {
+    /// End of the last complete record: whoever has these bytes can replay up to here. No acknowledged
+    /// commit that the node holds ends later.
+    pub end: WalPosition,
+    /// Where each earlier timeline ended, oldest first.
+    pub history: Vec<TimelineSwitch>,
+    /// From where on it can hand WAL to others without a gap; the end if it cannot.
+    pub oldest: Lsn,
 }
 
 /// What a data node reported of its database.
@@ -112,9 +136,53 @@ pub enum Refusal {
         /// The configured bound.
         max: u64,
     },
+    /// It has not said that it stopped receiving: more may be acknowledged while it is counted.
+    #[error("it has not pledged to acknowledge nothing more of epoch {0}")]
+    NotPledged(Epoch),
+    /// Too few of those who may have acknowledged commits were heard.
+    #[error(
+        "commits that were acknowledged under epoch {epoch} may be missing: node {primary} has to report\
+         {}", missing_text(*.need, .missing)
+    )]
+    Unproven {
+        /// Whose commits.
+        epoch: Epoch,
+        /// The primary of then: it has all of them.
+        primary: NodeId,
+        /// How many more of `missing` would do.
+        need: usize,
+        /// The acknowledgers that were not heard.
+        missing: Vec<NodeId>,
+    },
+    /// It has WAL that is not part of the history that has to go on.
+    #[error("it has WAL past {fork} that is not part of the history of node {node}")]
+    Diverged {
+        /// The last shared position.
+        fork: WalPosition,
+        /// Who has what must not be lost.
+        node: NodeId,
+    },
+    /// Others have WAL that it lacks, and nobody has all of it without a gap.
+    #[error(
+        "it has WAL up to {has}, acknowledged commits reach to {end}, and nobody has what is between"
+    )]
+    MissingWal {
+        /// Where its own ends.
+        has: WalPosition,
+        /// What it would have to reach.
+        end: WalPosition,
+    },
     /// Another one is better; this one could do it too.
     #[error("{0} is preferred")]
     Outranked(NodeId),
+}
+
+fn missing_text(need: usize, missing: &[NodeId]) -> String {
+    if need == 0 || missing.len() < need {
+        return String::new();
+    }
+    let names: Vec<&str> = missing.iter().map(NodeId::as_str).collect();
+    format!(", or {need} of {}", names.join(", "))
 }
 
 /// The outcome of an election.
@@ -135,16 +203,28 @@ pub struct Winner {
     pub incarnation: Incarnation,
     /// Where its WAL ends.
     pub flushed: WalPosition,
-    /// How many bytes of the last known WAL of the primary it lacks; `None` if nothing is known of the
-    /// primary's position.
+    /// How many bytes of acknowledged commits would be lost: in `async` mode those of the primary's last
+    /// known WAL that it lacks, `None` if nothing is known of that; otherwise none.
     pub lost_bytes: Option<u64>,
+    /// What it has to fetch from another node before it accepts writes.
+    pub catch_up: Option<CatchUp>,
+    /// Who proved that every acknowledged commit is at hand; empty in `async` mode.
+    pub proven_by: Vec<NodeId>,
 }
 
 impl Winner {
     /// Returns the evidence to record with the grant.
     #[must_use]
     pub fn evidence(&self) -> String {
-        let Self { node, flushed, lost_bytes, .. } = self;
+        let Self { node, flushed, lost_bytes, catch_up, proven_by, .. } = self;
+        if !proven_by.is_empty() {
+            let names: Vec<&str> = proven_by.iter().map(NodeId::as_str).collect();
+            let fetch = catch_up.as_ref().map_or_else(String::new, |it| {
+                format!(", fetches up to {} from {}", it.to, it.from)
+            });
+            let names = names.join(" and ");
+            return format!("{node} has {flushed}{fetch}, every acknowledged commit by {names}");
+        }
         match lost_bytes {
             Some(bytes) => {
                 format!("{node} has {flushed}, {bytes} bytes short of the last known WAL")
@@ -165,46 +245,82 @@ pub fn elect(
     last_known: Option<WalPosition>,
     policy: &Policy,
 ) -> Election {
-    let mut refusals = BTreeMap::new();
-    let mut fit: Vec<(&NodeId, &Report, &Database)> = Vec::new();
-    for node in data_nodes(state) {
-        match examine(state, reports.get(node)) {
-            Ok((report, database)) => fit.push((node, report, database)),
-            Err(refusal) => {
-                refusals.insert(node.clone(), refusal);
-            }
-        }
-    }
-    refuse_old_timelines(&mut fit, &mut refusals);
-    let known = last_known_end(state, reports, last_known);
-    refuse_without_proof(state, &mut fit, &mut refusals, known);
-    match policy.durability {
-        Durability::Async => refuse_laggards(&mut fit, &mut refusals, known, policy),
-    }
-    // Most WAL first, then what the operator prefers, then the name: the same everywhere.
-    fit.sort_by_key(|(node, _, database)| {
-        (Reverse(database.flushed.lsn), Reverse(database.priority), (*node).clone())
-    });
+    let mut field = Field::of(state, reports);
+    let winner = match proof::needed(state) {
+        Some(demands) => proof::winner(state, reports, &demands, &mut field),
+        None => bounded_winner(state, reports, last_known, policy, &mut field),
+    };
     // The lease has ended, so no permit to be primary should be left anywhere. If a node says it has
     // one, clocks or code are wrong somewhere: wait, the permit ends by itself (rule 12).
-    if refusals.values().any(|refusal| matches!(refusal, Refusal::StillPrimary(_))) {
-        let waiting = fit.into_iter().map(|(node, _, _)| (node.clone(), Refusal::PermitElsewhere));
-        refusals.extend(waiting);
-        return Election { winner: None, refusals };
+    let permit_left =
+        field.refusals.values().any(|refusal| matches!(refusal, Refusal::StillPrimary(_)));
+    for (node, _, _) in field.fit {
+        let refusal = match &winner {
+            _ if permit_left => Refusal::PermitElsewhere,
+            Some(winner) if winner.node == *node => continue,
+            Some(winner) => Refusal::Outranked(winner.node.clone()),
+            None => continue,
+        };
+        field.refusals.insert(node.clone(), refusal);
     }
-    let mut ranked = fit.into_iter();
-    let winner = ranked.next().map(|(node, report, database)| Winner {
-        node: node.clone(),
+    Election { winner: winner.filter(|_| !permit_left), refusals: field.refusals }
+}
+
+/// Who is still in the race, and why the others are not.
+struct Field<'a> {
+    fit: Vec<(&'a NodeId, &'a Report, &'a Database)>,
+    refusals: BTreeMap<NodeId, Refusal>,
+}
+
+impl<'a> Field<'a> {
+    fn of(state: &'a State, reports: &'a BTreeMap<NodeId, Report>) -> Self {
+        let mut field = Self { fit: Vec::new(), refusals: BTreeMap::new() };
+        for node in data_nodes(state) {
+            match examine(state, reports.get(node)) {
+                Ok((report, database)) => field.fit.push((node, report, database)),
+                Err(refusal) => drop(field.refusals.insert(node.clone(), refusal)),
+            }
+        }
+        field
+    }
+
+    /// Keeps whoever `keeps` has nothing against.
+    fn sieve(&mut self, mut keeps: impl FnMut(&NodeId, &Report, &Database) -> Option<Refusal>) {
+        let refusals = &mut self.refusals;
+        self.fit.retain(|(node, report, database)| match keeps(node, report, database) {
+            Some(refusal) => {
+                refusals.insert((*node).clone(), refusal);
+                false
+            }
+            None => true,
+        });
+    }
+}
+
+/// The winner where the loss is bounded, not excluded.
+fn bounded_winner(
+    state: &State,
+    reports: &BTreeMap<NodeId, Report>,
+    last_known: Option<WalPosition>,
+    policy: &Policy,
+    field: &mut Field<'_>,
+) -> Option<Winner> {
+    refuse_old_timelines(field);
+    let known = last_known_end(state, reports, last_known);
+    refuse_without_proof(state, field, known);
+    refuse_laggards(field, known, policy);
+    // Most WAL first, then what the operator prefers, then the name: the same everywhere.
+    field.fit.sort_by_key(|(node, _, database)| {
+        (Reverse(database.flushed.lsn), Reverse(database.priority), (*node).clone())
+    });
+    field.fit.first().map(|(node, report, database)| Winner {
+        node: (*node).clone(),
         incarnation: report.incarnation,
         flushed: database.flushed,
         lost_bytes: known.map(|end| end.bytes_after(database.flushed.lsn)),
-    });
-    if let Some(winner) = &winner {
-        for (node, _, _) in ranked {
-            refusals.insert(node.clone(), Refusal::Outranked(winner.node.clone()));
-        }
-    }
-    Election { winner, refusals }
+        catch_up: None,
+        proven_by: Vec::new(),
+    })
 }
 
 /// Returns the data nodes of the cluster, by name.
@@ -242,22 +358,15 @@ fn examine<'a>(
     Ok((report, database))
 }
 
-fn refuse_old_timelines(
-    fit: &mut Vec<(&NodeId, &Report, &Database)>,
-    refusals: &mut BTreeMap<NodeId, Refusal>,
-) {
+fn refuse_old_timelines(field: &mut Field<'_>) {
     let Some((newest, node)) =
-        fit.iter().map(|(node, _, d)| (d.flushed.timeline, (*node).clone())).max()
+        field.fit.iter().map(|(node, _, d)| (d.flushed.timeline, (*node).clone())).max()
     else {
         return;
     };
-    fit.retain(|(name, _, database)| {
+    field.sieve(|_, _, database| {
         let has = database.flushed.timeline;
-        if has < newest {
-            let refusal = Refusal::OldTimeline { has, newest, node: node.clone() };
-            refusals.insert((*name).clone(), refusal);
-        }
-        has == newest
+        (has < newest).then(|| Refusal::OldTimeline { has, newest, node: node.clone() })
     });
 }
 
@@ -286,45 +395,28 @@ fn last_known_end(
 /// Refuses whoever may lack more than anybody can say (rules 9 and 19): the replicated state knows the
 /// last promotion, so a node that never followed it has an abandoned history, and a bound on the loss
 /// needs a position to count from.
-fn refuse_without_proof(
-    state: &State,
-    fit: &mut Vec<(&NodeId, &Report, &Database)>,
-    refusals: &mut BTreeMap<NodeId, Refusal>,
-    known: Option<Lsn>,
-) {
+fn refuse_without_proof(state: &State, field: &mut Field<'_>, known: Option<Lsn>) {
     let Some(last) = state.latest_promotion() else { return };
-    fit.retain(|(name, _, database)| {
+    field.sieve(|name, _, database| {
         let has = database.flushed.timeline;
         let followed = has >= last.begin.timeline;
         // Behind the fork and not past it: what it lacks is counted like any other lag.
         let behind = database.flushed.lsn <= last.begin.lsn && known.is_some();
-        let refusal = if !followed && !behind {
+        if !followed && !behind {
             let (newest, holder) = (last.begin.timeline, last.holder.clone());
-            Refusal::NeverFollowed { has, newest, holder }
-        } else if known.is_none() && **name != last.holder {
-            Refusal::LossUnknown { holder: last.holder.clone() }
-        } else {
-            return true;
-        };
-        refusals.insert((*name).clone(), refusal);
-        false
+            return Some(Refusal::NeverFollowed { has, newest, holder });
+        }
+        let unbounded = known.is_none() && *name != last.holder;
+        unbounded.then(|| Refusal::LossUnknown { holder: last.holder.clone() })
     });
 }
 
-fn refuse_laggards(
-    fit: &mut Vec<(&NodeId, &Report, &Database)>,
-    refusals: &mut BTreeMap<NodeId, Refusal>,
-    known: Option<Lsn>,
-    policy: &Policy,
-) {
+fn refuse_laggards(field: &mut Field<'_>, known: Option<Lsn>, policy: &Policy) {
     let Some(end) = known else { return };
     let max = policy.lag_bytes_max;
-    fit.retain(|(name, _, database)| {
+    field.sieve(|_, _, database| {
         let lag_bytes = end.bytes_after(database.flushed.lsn);
-        if lag_bytes > max {
-            refusals.insert((*name).clone(), Refusal::LagsTooFar { lag_bytes, max });
-        }
-        lag_bytes <= max
+        (lag_bytes > max).then_some(Refusal::LagsTooFar { lag_bytes, max })
     });
 }
 

@@ -5,7 +5,8 @@ use std::fmt;
 use crate::node::NodeId;
 use crate::step::Step;
 use crate::view::{
-    Crash, Grace, Health, Instance, Job, LeaseView, Relation, Starting, Stopped, Upstream, View,
+    CatchUp, Crash, Grace, Health, Instance, Job, LeaseView, Relation, Starting, Stopped, Upstream,
+    View,
 };
 
 /// One decision: what to do, and the rule that says so.
@@ -53,6 +54,8 @@ macro_rules! rules {
 rules! {
     Serving, "serving", "It holds the lease, proves it in time, and its database accepts writes.", "";
     Granted, "granted", "It was granted the lease and has proven it: it ends recovery.", "the promotion";
+    FastForwarding, "fast_forwarding", "It was granted the lease, and another node has WAL that it lacks: it fetches and replays that first.", "the other node's WAL";
+    CannotCatchUp, "cannot_catch_up", "It was granted the lease but could not get the WAL that acknowledged commits are in: it gives the lease back.", "another node's election";
     AwaitingProof, "awaiting_proof", "It was granted the lease, and may act once a majority has confirmed a renewal.", "a confirmed renewal";
     Promoting, "promoting", "It is ending recovery under its lease.", "the end of recovery";
     Recovering, "recovering", "Its database crashed and is recovering in place under the same lease.", "the end of crash recovery";
@@ -72,6 +75,7 @@ rules! {
     BecomeElectable, "become_electable", "Nobody holds the lease: it starts its database as a standby of nobody, so that it can be elected.", "its database to start";
     Following, "following", "Another node is primary and this one follows it.", "";
     FollowNew, "follow_new", "Another node is primary now: it streams from there.", "";
+    Starved, "starved", "The primary has removed WAL that this standby needs: it is fetched from another node, or the standby is cloned.", "the WAL, or a clone";
     NotStreaming, "not_streaming", "Nothing arrives from the primary: it compares histories.", "the primary's answer";
     Comparing, "comparing", "Its database is down: before it starts, its WAL is compared with the primary's history.", "the primary's answer";
     Rejoining, "rejoining", "Its WAL is part of the primary's history: it starts as a standby.", "its database to start";
@@ -165,7 +169,11 @@ fn under_lease(view: &View, instance: Instance) -> (Rule, Step) {
         I::Primary(Health::Fine) => (Rule::Serving, Step::Stay),
         I::Primary(Health::SickReplaceable) => (Rule::Sick, Step::Fence),
         I::Primary(Health::SickAlone) => (Rule::SickAlone, Step::Stay),
-        I::Standby(_) => (Rule::Granted, Step::Promote { epoch }),
+        I::Standby(_) => match view.catch_up {
+            CatchUp::Done => (Rule::Granted, Step::Promote { epoch }),
+            CatchUp::Needed => (Rule::FastForwarding, Step::FastForward { epoch }),
+            CatchUp::Failed => (Rule::CannotCatchUp, Step::Release { epoch }),
+        },
         I::Starting(Starting::InPlace) => (Rule::Recovering, Step::Stay),
         I::Starting(Starting::InPlaceTooLong) => (Rule::RecoveringTooLong, Step::Fence),
         I::Starting(Starting::Standby) => (Rule::Starting, Step::Stay),
@@ -218,6 +226,7 @@ fn beside_primary(primary: &NodeId, instance: Instance) -> (Rule, Step) {
         I::Standby(Upstream::Right) => (Rule::Following, Step::Stay),
         I::Standby(Upstream::Wrong) => (Rule::FollowNew, Step::Follow { primary }),
         I::Standby(Upstream::Stuck) => (Rule::NotStreaming, Step::Compare { primary }),
+        I::Standby(Upstream::Starved) => (Rule::Starved, Step::Refill { primary }),
         I::Standby(Upstream::Diverged) => (Rule::Diverged, Step::StopStandby),
         I::Stopped(Stopped { relation, .. }) => match relation {
             Relation::Uncompared => (Rule::Comparing, Step::Compare { primary }),

@@ -154,6 +154,7 @@ mod tests {
             incarnation: Incarnation(1),
             epoch: Epoch(epoch),
             ttl: Duration::from_secs(3),
+            catch_up: None,
         })
     }
 

@@ -118,6 +118,7 @@ mod tests {
             incarnation: Incarnation(1),
             epoch: Epoch(7),
             ttl: Duration::from_secs(3),
+            catch_up: None,
         };
         Holder::new(&grant, Drift::DEFAULT)
     }

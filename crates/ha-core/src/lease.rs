@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::{Epoch, Incarnation};
+use crate::lsn::WalPosition;
 use crate::node::NodeId;
 
 /// Who has the right to be primary, as agreed by the cluster.
@@ -33,6 +34,18 @@ pub struct Grant {
     /// How long a confirmed renewal is good for. A change of the setting takes effect with the next
     /// grant, so that both sides always count the same span.
     pub ttl: Duration,
+    /// What the holder must have replayed before it may accept writes; `None` if it has everything.
+    #[serde(default)]
+    pub catch_up: Option<CatchUp>,
+}
+
+/// WAL that a future primary lacks: acknowledged commits may be in it (rule 96).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatchUp {
+    /// Who has it.
+    pub from: NodeId,
+    /// Up to where; the end of the last complete record there.
+    pub to: WalPosition,
 }
 
 impl Lease {

@@ -21,6 +21,7 @@ pub mod state;
 pub mod step;
 pub mod timeline;
 pub mod view;
+pub mod wal_quorum;
 
 pub use boot::BootId;
 pub use clock::{BootNanos, ClockReading};

@@ -9,31 +9,51 @@ use serde::{Deserialize, Serialize};
 use crate::lease::Drift;
 
 /// Who has to have a commit before its client is told so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Durability {
+    /// As many nodes as make a majority, witnesses that keep WAL included: no single failure blocks a
+    /// commit or loses one that was acknowledged.
+    #[default]
+    Quorum,
+    /// The primary and at least one standby; losing the last standby blocks writes.
+    StrictStandby,
     /// The primary alone; loss is bounded by [`Policy::lag_bytes_max`].
     Async,
 }
 
-impl fmt::Display for Durability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Durability {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Quorum, Self::StrictStandby, Self::Async];
+
+    /// Returns the mode's name, as in configurations.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Quorum => "quorum",
+            Self::StrictStandby => "strict-standby",
             Self::Async => "async",
-        })
+        }
     }
 }
 
-/// A durability mode that this version does not have.
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A text that names no durability mode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("durability mode {0:?} is not available: this version has \"async\"")]
+#[error("durability mode {0:?} is unknown: expected \"quorum\", \"strict-standby\" or \"async\"")]
 pub struct ParseDurabilityError(String);
 
 impl FromStr for Durability {
     type Err = ParseDurabilityError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "async" { Ok(Self::Async) } else { Err(ParseDurabilityError(text.to_owned())) }
+        let found = Self::ALL.into_iter().find(|mode| mode.name() == text);
+        found.ok_or_else(|| ParseDurabilityError(text.to_owned()))
     }
 }
 
@@ -78,7 +98,8 @@ pub struct Policy {
     pub election_min: Duration,
     /// Raft: longest random part, and how long a follower trusts a silent leader.
     pub election_max: Duration,
-    /// Who has to have a commit.
+    /// Who has to have a commit in a cluster that is yet to be founded; after that the replicated
+    /// state says ([`crate::state::State::durability`]).
     pub durability: Durability,
     /// `async`: how far behind the primary's last known position a standby may be promoted, bytes.
     pub lag_bytes_max: u64,
@@ -101,7 +122,7 @@ impl Default for Policy {
             heartbeat: Duration::from_millis(100),
             election_min: Duration::from_millis(300),
             election_max: Duration::from_millis(600),
-            durability: Durability::Async,
+            durability: Durability::Quorum,
             lag_bytes_max: 16 << 20,
             crash: CrashPolicy {
                 restarts_max: 2,

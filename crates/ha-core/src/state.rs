@@ -5,22 +5,37 @@
 //! command that comes too late is refused by name and changes nothing. LSNs and health are not
 //! here: they travel with renewals and reports, so that an idle cluster writes nothing to disk.
 
+mod command;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::{Epoch, Incarnation};
-use crate::lease::{Grant, Lease};
+use crate::lease::{CatchUp, Grant, Lease};
 use crate::lsn::WalPosition;
 use crate::node::{NodeId, NodeKind};
+use crate::policy::Durability;
+use crate::wal_quorum::{self, Acknowledger, Quorum, Recorded};
+
+pub use command::{Command, Outcome, Refused};
 
 /// Version of the serialised form of [`State`] and [`Command`].
-pub const STATE_FORMAT: u32 = 1;
+///
+/// 2: durability modes, the WAL quorum, diverged WAL. What format 1 lacks is read as its default.
+pub const STATE_FORMAT: u32 = 2;
 
 /// How many promotions are remembered. Divergence is looked up among them; a node that was away for
 /// longer is cloned anew.
 pub const HISTORY_MAX: usize = 256;
+
+/// How many kept pieces of diverged WAL are remembered.
+pub const DIVERGED_MAX: usize = 64;
+
+/// How many quorums of earlier epochs may have a say at once: more are never needed, since equal ones
+/// count once, and a node has few.
+const UNSETTLED_MAX: usize = 64;
 
 /// Everything the cluster agrees on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +62,50 @@ pub struct State {
     pub vacated: Option<VacateReason>,
     /// The promotions of the past, oldest first, at most [`HISTORY_MAX`].
     pub history: Vec<Promotion>,
+    /// What clients are promised, and what the quorum is therefore changed to.
+    #[serde(default = "async_mode")]
+    pub durability: Durability,
+    /// Counts the changes of the configuration: a change that comes too late is refused.
+    #[serde(default)]
+    pub config_version: u64,
+    /// The WAL quorum of the latest grant: elections go by it. `None` before the first one.
+    #[serde(default)]
+    pub recorded: Option<Recorded>,
+    /// Quorums of earlier grants whose commits may not be on enough members of the latest one yet:
+    /// elections go by them too.
+    #[serde(default)]
+    pub unsettled: Vec<Recorded>,
+    /// Counts the changes of `recorded` and `unsettled`.
+    #[serde(default)]
+    pub quorum_version: u64,
+    /// Diverged WAL that was found, oldest first, at most [`DIVERGED_MAX`].
+    #[serde(default)]
+    pub diverged: Vec<Divergence>,
+    /// How often WAL diverged so far.
+    #[serde(default)]
+    pub divergences: u64,
+}
+
+/// Clusters of format 1 had no other mode.
+const fn async_mode() -> Durability {
+    Durability::Async
+}
+
+/// WAL of a former primary that is not part of the cluster's history, kept aside on its node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Divergence {
+    /// Its number, counted from 1.
+    pub id: u64,
+    /// Whose it is, and where it is kept.
+    pub node: NodeId,
+    /// The epoch in which it was found.
+    pub epoch: Epoch,
+    /// The last position that the cluster's history shares.
+    pub fork: WalPosition,
+    /// Where it ends.
+    pub end: WalPosition,
+    /// When it was found, milliseconds of Unix time by the node's wall clock: for people only.
+    pub at_unix_ms: u64,
 }
 
 /// What the cluster knows of one of its nodes.
@@ -58,6 +117,9 @@ pub struct Node {
     pub grpc: String,
     /// Where its Postgres listens, `host:port`; empty for a witness.
     pub postgres: String,
+    /// Whether it can acknowledge commits: any data node, and a witness with the client programs.
+    #[serde(default)]
+    pub keeps_wal: bool,
 }
 
 /// The right to run `initdb`, or to name an existing data directory as the cluster's.
@@ -95,152 +157,6 @@ pub enum VacateReason {
     },
 }
 
-/// A change of the replicated state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Command {
-    /// Founds the cluster; refused if there is one.
-    Found {
-        /// The cluster's name.
-        cluster: String,
-        /// Random identity, drawn by the proposer.
-        cluster_id: u128,
-        /// Every node.
-        nodes: BTreeMap<NodeId, Node>,
-    },
-    /// A node of the cluster says where its services listen now.
-    Describe {
-        /// The node.
-        node: NodeId,
-        /// What is true now. Its kind cannot change.
-        is: Node,
-    },
-    /// Gives a node the right to make the database cluster.
-    AssignBootstrap {
-        /// The node.
-        to: NodeId,
-        /// Must be one more than [`State::bootstraps`].
-        attempt: u64,
-    },
-    /// Takes that right back: it failed, or its holder is gone.
-    EndBootstrap {
-        /// Which one.
-        attempt: u64,
-    },
-    /// The bootstrap's holder has a database cluster of this identity: it is the cluster's for good.
-    RegisterSystem {
-        /// Under which right.
-        attempt: u64,
-        /// `pg_controldata`'s "Database system identifier".
-        system_identifier: u64,
-    },
-    /// Grants the vacant lease.
-    Grant {
-        /// The future primary: a data node.
-        to: NodeId,
-        /// Its agent's current start.
-        incarnation: Incarnation,
-        /// Must be one more than [`State::last_epoch`].
-        epoch: Epoch,
-        /// For how long a renewal is good.
-        ttl: Duration,
-        /// Why this node, for people and the log.
-        evidence: String,
-    },
-    /// Ends the grant of that epoch.
-    Vacate {
-        /// Which grant.
-        epoch: Epoch,
-        /// Why.
-        reason: VacateReason,
-    },
-    /// Ends the grant of `epoch` and makes the next one, in one step.
-    Transfer {
-        /// Which grant ends.
-        epoch: Epoch,
-        /// The future primary: a data node.
-        to: NodeId,
-        /// Its agent's current start.
-        incarnation: Incarnation,
-        /// For how long a renewal is good.
-        ttl: Duration,
-        /// Why this node.
-        evidence: String,
-    },
-    /// The holder of `epoch` has ended recovery on a new timeline.
-    RecordPromotion {
-        /// Under which grant.
-        epoch: Epoch,
-        /// Where the new timeline begins.
-        begin: WalPosition,
-        /// Wall clock of the promoted node, for people only.
-        at_unix_ms: u64,
-    },
-}
-
-/// What became of a command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// It was carried out.
-    Applied,
-    /// It changed nothing.
-    Refused(Refused),
-}
-
-/// Why a command changed nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "snake_case")]
-pub enum Refused {
-    /// There is a cluster already.
-    #[error("the cluster is founded already")]
-    AlreadyFounded,
-    /// There is no cluster yet, or it has a name this agent does not serve.
-    #[error("the cluster is not founded yet")]
-    NotFounded,
-    /// Not a node of this cluster.
-    #[error("{0} is not a node of this cluster")]
-    UnknownNode(NodeId),
-    /// A witness cannot be primary or make a database.
-    #[error("{0} is not a data node")]
-    NotADataNode(NodeId),
-    /// A node's kind is for ever.
-    #[error("node {0} cannot change its kind")]
-    KindChanged(NodeId),
-    /// The compare-and-swap number is not the current one.
-    #[error("it is for epoch {asked}, the latest epoch is {current}")]
-    StaleEpoch {
-        /// The command's.
-        asked: Epoch,
-        /// The state's.
-        current: Epoch,
-    },
-    /// A grant needs a vacant lease.
-    #[error("the lease is held by {0}")]
-    LeaseHeld(NodeId),
-    /// Vacating and promoting need a held one.
-    #[error("the lease is vacant")]
-    LeaseVacant,
-    /// A ttl of zero is no right at all.
-    #[error("a lease cannot have a ttl of zero")]
-    ZeroTtl,
-    /// The bootstrap of that number is not the current one.
-    #[error("bootstrap {asked} is not the current one")]
-    StaleBootstrap {
-        /// The command's.
-        asked: u64,
-    },
-    /// There is a database cluster already.
-    #[error("the database cluster {0} is registered already")]
-    SystemRegistered(u64),
-    /// Nobody is primary of a database that does not exist.
-    #[error("no database cluster is registered yet")]
-    NoSystem,
-    /// That epoch's promotion is recorded.
-    #[error("the promotion of epoch {0} is recorded already")]
-    AlreadyRecorded(Epoch),
-}
-
 impl State {
     /// Carries out one command, or refuses it and changes nothing.
     pub fn apply(&mut self, command: &Command) -> Outcome {
@@ -264,17 +180,20 @@ impl State {
 
     fn try_apply(&mut self, command: &Command) -> Result<(), Refused> {
         match command {
-            Command::Found { cluster, cluster_id, nodes } => {
+            Command::Found { cluster, cluster_id, nodes, durability } => {
                 if self.is_founded() {
                     return Err(Refused::AlreadyFounded);
                 }
-                *self = Self {
+                let founded = Self {
                     format: STATE_FORMAT,
                     cluster: cluster.clone(),
                     cluster_id: *cluster_id,
                     nodes: nodes.clone(),
+                    durability: *durability,
                     ..Self::default()
                 };
+                founded.expect_possible(*durability)?;
+                *self = founded;
                 Ok(())
             }
             Command::Describe { node, is } => self.describe(node, is),
@@ -290,12 +209,12 @@ impl State {
                 self.bootstrap = None;
                 Ok(())
             }
-            Command::Grant { to, incarnation, epoch, ttl, evidence: _ } => {
+            Command::Grant { to, incarnation, epoch, ttl, catch_up, evidence: _ } => {
                 if let Some(holder) = self.lease.holder() {
                     return Err(Refused::LeaseHeld(holder.clone()));
                 }
                 self.expect_epoch(*epoch, self.last_epoch.next())?;
-                self.grant(to, *incarnation, *ttl)
+                self.grant(to, *incarnation, *ttl, catch_up.clone())
             }
             Command::Vacate { epoch, reason } => {
                 self.expect_held(*epoch)?;
@@ -305,10 +224,31 @@ impl State {
             }
             Command::Transfer { epoch, to, incarnation, ttl, evidence: _ } => {
                 self.expect_held(*epoch)?;
-                self.grant(to, *incarnation, *ttl)
+                self.grant(to, *incarnation, *ttl, None)
             }
             Command::RecordPromotion { epoch, begin, at_unix_ms } => {
                 self.record_promotion(*epoch, *begin, *at_unix_ms)
+            }
+            Command::SetDurability { version, durability } => {
+                expect_version(*version, self.config_version)?;
+                self.expect_possible(*durability)?;
+                self.durability = *durability;
+                self.config_version += 1;
+                Ok(())
+            }
+            Command::SetQuorum { epoch, version, mode, quorum, settled } => {
+                self.set_quorum(*epoch, *version, *mode, quorum, *settled)
+            }
+            Command::RecordDivergence { node, fork, end, at_unix_ms } => {
+                self.record_divergence(node, *fork, *end, *at_unix_ms)
+            }
+            Command::DropDivergence { id } => {
+                let known = self.diverged.len();
+                self.diverged.retain(|kept| kept.id != *id);
+                if self.diverged.len() == known {
+                    return Err(Refused::NoSuchDivergence(*id));
+                }
+                Ok(())
             }
         }
     }
@@ -347,6 +287,7 @@ impl State {
         to: &NodeId,
         incarnation: Incarnation,
         ttl: Duration,
+        catch_up: Option<CatchUp>,
     ) -> Result<(), Refused> {
         self.expect_data_node(to)?;
         if self.system_identifier.is_none() {
@@ -358,7 +299,105 @@ impl State {
         let epoch = self.last_epoch.next();
         self.last_epoch = epoch;
         self.vacated = None;
-        self.lease = Lease::Held(Grant { holder: to.clone(), incarnation, epoch, ttl });
+        self.open_quorum(to, epoch);
+        self.lease = Lease::Held(Grant { holder: to.clone(), incarnation, epoch, ttl, catch_up });
+        Ok(())
+    }
+
+    /// Records the quorum under which the new holder will accept writes, in the same step as the grant:
+    /// there is no moment in which it could acknowledge what no election would look for. The quorum
+    /// before it keeps its say until the holder has shown that it is not needed any more.
+    fn open_quorum(&mut self, primary: &NodeId, epoch: Epoch) {
+        let opening = Recorded {
+            epoch,
+            primary: primary.clone(),
+            mode: self.durability,
+            quorum: self.quorum_for(primary, |_| false),
+        };
+        if let Some(before) = self.recorded.replace(opening) {
+            let same =
+                |other: &Recorded| other.primary == before.primary && other.quorum == before.quorum;
+            if before.mode != Durability::Async && !self.unsettled.iter().any(same) {
+                self.unsettled.push(before);
+            }
+        }
+        debug_assert!(self.unsettled.len() <= UNSETTLED_MAX, "equal quorums count once");
+        self.quorum_version += 1;
+    }
+
+    /// Returns the quorum that this node should have as primary; `present` says who receives its WAL.
+    pub fn quorum_for(&self, primary: &NodeId, present: impl Fn(&NodeId) -> bool) -> Quorum {
+        let others = self.nodes.iter().filter(|(node, _)| *node != primary);
+        let others: BTreeMap<NodeId, Acknowledger> = others
+            .map(|(node, is)| {
+                let keeps_wal = is.kind == NodeKind::Data || is.keeps_wal;
+                let is = Acknowledger { kind: is.kind, keeps_wal, present: present(node) };
+                (node.clone(), is)
+            })
+            .collect();
+        wal_quorum::target(self.durability, self.nodes.len(), &others)
+    }
+
+    /// Returns the quorums that an election has to satisfy: one for each primary whose acknowledged
+    /// commits must be at hand. Empty if nobody was promised that.
+    pub fn demands(&self) -> impl Iterator<Item = &Recorded> {
+        let all = self.recorded.iter().chain(&self.unsettled);
+        all.filter(|recorded| recorded.mode != Durability::Async)
+    }
+
+    fn set_quorum(
+        &mut self,
+        epoch: Epoch,
+        version: u64,
+        mode: Durability,
+        quorum: &Quorum,
+        settled: bool,
+    ) -> Result<(), Refused> {
+        self.expect_held(epoch)?;
+        expect_version(version, self.quorum_version)?;
+        let primary = self.lease.holder().ok_or(Refused::LeaseVacant)?.clone();
+        let stranger = |node: &&NodeId| **node == primary || !self.nodes.contains_key(*node);
+        if let Some(stranger) = quorum.members.iter().find(stranger) {
+            return Err(Refused::NotAnAcknowledger(stranger.clone()));
+        }
+        let (required, members) = (quorum.required, quorum.members.len());
+        if usize::try_from(required).map_or(true, |required| required > members) {
+            return Err(Refused::ImpossibleQuorum { required, members });
+        }
+        self.recorded = Some(Recorded { epoch, primary, mode, quorum: quorum.clone() });
+        if settled {
+            self.unsettled.clear();
+        }
+        self.quorum_version += 1;
+        Ok(())
+    }
+
+    fn record_divergence(
+        &mut self,
+        node: &NodeId,
+        fork: WalPosition,
+        end: WalPosition,
+        at_unix_ms: u64,
+    ) -> Result<(), Refused> {
+        self.expect_data_node(node)?;
+        let same =
+            |known: &Divergence| known.node == *node && known.fork == fork && known.end == end;
+        if self.diverged.iter().any(same) {
+            return Ok(()); // Found again, by an agent that was cut short.
+        }
+        self.divergences += 1;
+        let (id, epoch) = (self.divergences, self.last_epoch);
+        self.diverged.push(Divergence { id, node: node.clone(), epoch, fork, end, at_unix_ms });
+        let surplus = self.diverged.len().saturating_sub(DIVERGED_MAX);
+        self.diverged.drain(..surplus);
+        Ok(())
+    }
+
+    fn expect_possible(&self, durability: Durability) -> Result<(), Refused> {
+        let data = self.nodes.values().filter(|node| node.kind == NodeKind::Data).count();
+        if durability == Durability::StrictStandby && data < 2 {
+            return Err(Refused::NoStandby(durability));
+        }
         Ok(())
     }
 
@@ -402,6 +441,10 @@ impl State {
             Err(Refused::StaleEpoch { asked, current: self.last_epoch })
         }
     }
+}
+
+fn expect_version(asked: u64, current: u64) -> Result<(), Refused> {
+    if asked == current { Ok(()) } else { Err(Refused::StaleVersion { asked, current }) }
 }
 
 #[cfg(test)]

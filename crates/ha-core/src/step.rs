@@ -22,6 +22,16 @@ pub enum Step {
         /// Under which grant.
         epoch: Epoch,
     },
+    /// Fetch the WAL that the grant of `epoch` demands, and replay it.
+    FastForward {
+        /// Which grant.
+        epoch: Epoch,
+    },
+    /// Fetch the WAL that `primary` has removed from whoever kept it; if nobody has, clone.
+    Refill {
+        /// Whom to follow afterwards.
+        primary: NodeId,
+    },
     /// Start in recovery, following `primary` or nobody.
     StartStandby {
         /// Whom to follow.
@@ -74,6 +84,8 @@ impl Step {
             Self::StopStandby => "stop_standby",
             Self::Release { .. } => "release",
             Self::Promote { .. } => "promote",
+            Self::FastForward { .. } => "fast_forward",
+            Self::Refill { .. } => "refill",
             Self::StartStandby { .. } => "start_standby",
             Self::Follow { .. } => "follow",
             Self::Compare { .. } => "compare",

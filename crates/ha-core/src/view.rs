@@ -16,6 +16,19 @@ pub struct View {
     pub instance: Instance,
     /// The bootstrap that was assigned to this node, if any.
     pub bootstrap: Option<u64>,
+    /// Whether the database has everything that its grant demands.
+    pub catch_up: CatchUp,
+}
+
+/// Whether a future primary has replayed everything that its grant demands (rule 96).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CatchUp {
+    /// It has, or nothing was demanded.
+    Done,
+    /// Another node has WAL that it must fetch first.
+    Needed,
+    /// It could not be fetched, or not be replayed.
+    Failed,
 }
 
 /// What the lease means to this node.
@@ -131,6 +144,8 @@ pub enum Upstream {
     Wrong,
     /// The holder, but nothing streams and the histories were not compared.
     Stuck,
+    /// The holder, whose history this is, but it has removed WAL that this standby still needs.
+    Starved,
     /// The holder's history lacks WAL that this standby has.
     Diverged,
 }

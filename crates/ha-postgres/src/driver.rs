@@ -1,12 +1,19 @@
 //! What the agent may ask of the one PostgreSQL instance on its node, however it is run.
 
+mod synchronous;
+
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ha_core::ancestry::TimelineSwitch;
 use ha_core::permit::{GuardStatus, Permit};
 use ha_core::{Lsn, NodeId, TimelineId, WalPosition};
 use tokio::time::Instant;
+
+use crate::diverged::Diverged;
+
+pub use synchronous::{Detached, Receiver, Receivers, Synchronous};
 
 /// What is on disk where the data directory should be. Read without a running server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +103,10 @@ pub struct Probe {
     pub attached: Vec<(String, Lsn)>,
     /// Client backends (not ours) that are running a statement or sit in a transaction.
     pub busy_clients: u32,
+    /// `synchronous_standby_names` as it is in force.
+    pub synchronous: String,
+    /// Whether a WAL receiver process exists, streaming or not.
+    pub wal_receiver: bool,
     /// Primary: `promotion checkpoint done`: the control file's checkpoint is on the current timeline,
     /// so that `pg_rewind` against it is safe (rule 59). Standby: false.
     pub checkpoint_on_timeline: bool,
@@ -184,6 +195,21 @@ impl ActionError {
     }
 }
 
+/// Returns whether a [`rewind`](PostgresDriver::rewind) failed because the data directory lacks WAL
+/// of its own that goes back to the last checkpoint before the fork. The error names the segment.
+///
+/// # Sources
+/// PostgreSQL, `pg_rewind/parsexlog.c`: a segment is opened by `SimpleXLogPageRead`; `findLastCheckpoint`
+/// and `extractPageMap` tell which record was wanted.
+#[must_use]
+pub fn missing_wal(error: &ActionError) -> bool {
+    let (ActionError::Failed { why, .. } | ActionError::Cannot { why, .. }) = error else {
+        return false;
+    };
+    let no_file = why.contains("could not open file") && why.contains("No such file or directory");
+    (no_file && why.contains("pg_wal/")) || why.contains("could not find previous WAL record")
+}
+
 /// Another node's server, to stream, clone or rewind from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
@@ -210,6 +236,9 @@ pub struct UpstreamHistory {
     pub writable: bool,
     /// Whether the checkpoint after its promotion is done (rule 59).
     pub checkpoint_on_timeline: bool,
+    /// From where on it keeps WAL for the asking node's slot; zero if the slot has lost its WAL, `None`
+    /// if there is no such slot.
+    pub kept_from: Option<Lsn>,
 }
 
 /// The guard as seen through its status file and its lock.
@@ -292,15 +321,46 @@ pub trait PostgresDriver: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), ActionError>> + Send;
 
     /// Rewinds the stopped data directory to follow `upstream`. An error of `Cannot` or `Failed` with
-    /// the upstream still healthy means: reclone.
+    /// the upstream still healthy means: reclone; unless it is [`missing_wal`] and the missing segments
+    /// can be found and adopted, then: rewind again. A rewind that died half-way may be repeated; where
+    /// it cannot, because it has changed the WAL that it would read, the error is `Cannot`.
     fn rewind(
         &self,
         upstream: &Upstream,
         deadline: Instant,
     ) -> impl Future<Output = Result<(), ActionError>> + Send;
 
+    /// Keeps what the stopped data directory has beyond `fork` before it is rewound or replaced: copies
+    /// the WAL from the segment of `fork` to `end` into `into` (made if missing; complete only once
+    /// `summary.json` is there), and says what is in it.
+    ///
+    /// Begins anew what an earlier call left unfinished; what one finished, it only reads. WAL that is
+    /// not there any more, or unreadable, is told by [`Diverged::note`] and is no error.
+    fn keep_diverged(
+        &self,
+        fork: WalPosition,
+        end: WalPosition,
+        into: &Path,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Diverged, ActionError>> + Send;
+
+    /// Puts copies of complete WAL segments into the stopped data directory's `pg_wal`, under their own
+    /// names, where no file of that name is; on disk when it returns. For a [`rewind`](Self::rewind)
+    /// that failed because of [`missing_wal`].
+    ///
+    /// # Errors
+    /// [`ActionError::Cannot`] if one of `files` is no complete segment; then none was copied. While a
+    /// server runs nothing is copied either.
+    fn adopt_wal(
+        &self,
+        files: &[PathBuf],
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), ActionError>> + Send;
+
     /// Writes configuration, `pg_hba`, pass file and `standby.signal` so that the next start runs as a
-    /// standby of `upstream` (or of nobody). The server must be stopped.
+    /// standby of `upstream` (or of nobody). The server must be stopped. The spool is emptied; the
+    /// setting is [`Synchronous::Closed`], so that no commit is acknowledged after a promotion before
+    /// the cluster said by whom; ordinary clients are let in.
     fn prepare_standby(
         &self,
         upstream: Option<&Upstream>,
@@ -308,9 +368,11 @@ pub trait PostgresDriver: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), ActionError>> + Send;
 
     /// Writes configuration so that a crash restart in place runs as a primary. Only legal while the
-    /// right of the same epoch is valid; the guard checks that again.
+    /// right of the same epoch is valid; the guard checks that again. Every commit waits after the
+    /// start ([`Synchronous::Closed`]); ordinary clients are let in only if `admit` says so (rule 99).
     fn prepare_restart_in_place(
         &self,
+        admit: bool,
         deadline: Instant,
     ) -> impl Future<Output = Result<(), ActionError>> + Send;
 
@@ -342,13 +404,76 @@ pub trait PostgresDriver: Send + Sync + 'static {
 
     /// Makes the physical slots of `peers`, makes those anew that lost their WAL, and on a standby
     /// advances each to the position in `positions`, never past local replay (rules 78 to 82). Slots
-    /// of other names are never touched. Changes nothing when everything is right.
+    /// of other names are never touched. Changes nothing when everything is right. Returns the peers
+    /// whose slot had lost its WAL: what they need may be gone.
     fn keep_slots(
         &self,
         peers: &[NodeId],
         positions: &[(NodeId, Lsn)],
         deadline: Instant,
+    ) -> impl Future<Output = Result<Vec<NodeId>, ActionError>> + Send;
+
+    /// Says who must acknowledge commits: writes the setting, has the server read it, and proves by a
+    /// new session that it is live; an `ALTER SYSTEM` in the way is reset (rule 73). Cheap if it is so
+    /// already. Works on a primary and on a standby.
+    ///
+    /// Live means for new sessions. Who still releases commits by the setting before is another
+    /// question: [`PostgresDriver::settle_synchronous`].
+    fn set_synchronous(
+        &self,
+        to: &Synchronous,
+        deadline: Instant,
     ) -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Returns what a running server sees of its receivers, over a connection that is kept open
+    /// between calls: cheap enough for every tick.
+    fn receivers(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Receivers, ProbeError>> + Send;
+
+    /// Changes on a running primary who must acknowledge commits, with a barrier (rule 100): returns a
+    /// position such that every commit which the setting before let through lies before it, and no
+    /// commit behind it is acknowledged by any setting but `to`.
+    ///
+    /// In between every commit waits. After an error that may go on: then repeat it. For
+    /// [`Synchronous::Nobody`] there is no barrier: whoever asks for that has recorded before that
+    /// nothing is promised any more, so nothing need be proven.
+    fn settle_synchronous(
+        &self,
+        to: &Synchronous,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Lsn, ActionError>> + Send;
+
+    /// Lets ordinary clients in or keeps them out of the running server (rule 99). Kept out is everybody
+    /// but the replication user, and the superuser on this host. Open sessions stay.
+    fn admit_clients(
+        &self,
+        admit: bool,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Has a running standby stop receiving WAL until [`PostgresDriver::follow`] names somebody, and
+    /// returns what it has once nothing can be received any more (rule 95). Only reads if it is so
+    /// already.
+    fn detach(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Detached, ActionError>> + Send;
+
+    /// Returns the directory that the server restores WAL from which another node gave: complete
+    /// segments and history files under their names. [`PostgresDriver::prepare_standby`] leaves it
+    /// empty.
+    fn spool(&self) -> PathBuf;
+
+    /// Removes everything in the spool.
+    ///
+    /// # Errors
+    /// If it cannot be emptied.
+    fn clear_spool(&self) -> Result<(), ActionError>;
+
+    /// Returns the directory that the server has its WAL in.
+    fn wal_dir(&self) -> PathBuf;
 
     /// Returns the real end of WAL of the *stopped* data directory: what crash recovery would replay to
     /// (rules 46, 55), read with `pg_waldump`, without changing anything. A clean shutdown's own
@@ -376,6 +501,14 @@ pub trait PostgresDriver: Send + Sync + 'static {
     /// # Errors
     /// If a process uses it, or it is a mount point; then nothing was moved.
     fn move_aside(&self, why: &str) -> Result<std::path::PathBuf, ActionError>;
+
+    /// Deletes the older ones of the directories that `move_aside` and clones made beside the data
+    /// directory, all but the newest `keep`, and returns them. Never touches anything else. Deleting
+    /// takes as long as the disk needs.
+    ///
+    /// # Errors
+    /// If they cannot be listed or one cannot be deleted; the next call goes on.
+    fn prune_aside(&self, keep: usize) -> Result<Vec<PathBuf>, ActionError>;
 
     /// Free space of the file system under the data directory, bytes.
     ///

@@ -5,6 +5,7 @@
 //! `CLOCK_BOOTTIME`. What goes wrong is said by switches of the world, never by chance.
 
 mod driver;
+mod quorum;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,7 +16,7 @@ use ha_core::ancestry::{Relation, TimelineSwitch, compare};
 use ha_core::permit::{ExitHow, GuardStatus, Order, Permit, RunState};
 use ha_core::{BootId, BootNanos, Epoch, Lsn, NodeId, TimelineId};
 
-use crate::driver::HalfMade;
+use crate::driver::{HalfMade, Synchronous};
 use crate::process::boot_now;
 
 pub use driver::FakeDriver;
@@ -49,6 +50,10 @@ struct Server {
     margin: Duration,
     moved_aside: u32,
     slots: BTreeMap<NodeId, Lsn>,
+    /// Who must acknowledge commits; every start closes it.
+    synchronous: Synchronous,
+    /// Whether ordinary clients may log in.
+    admits: bool,
     switches: Switches,
 }
 
@@ -272,6 +277,8 @@ impl Server {
             margin,
             moved_aside: 0,
             slots: BTreeMap::new(),
+            synchronous: Synchronous::Closed,
+            admits: true,
             switches: Switches::default(),
         }
     }
@@ -356,6 +363,7 @@ impl Server {
         (guard.run, guard.state, guard.exit) = (permit.run, RunState::Running, None);
         guard.postmaster = Some(4711);
         guard.reason.clear();
+        self.synchronous = Synchronous::Closed;
         self.running = Some(Running { in_recovery });
     }
 }

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod control_file;
+pub mod diverged;
 pub mod driver;
 pub mod fake;
 mod history;
@@ -10,6 +11,7 @@ pub mod process;
 mod secret;
 mod sql;
 mod tool;
+pub mod wal;
 mod wire;
 
 pub use process::{ProcessConfig, ProcessDriver, Role, RunAs};

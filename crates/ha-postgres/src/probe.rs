@@ -23,7 +23,9 @@ SELECT r.yes, \
  (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
    AND pid <> pg_backend_pid() AND state NOT IN ('idle', 'disabled') \
    AND NOT (application_name = 'haclt' AND usename = current_user)), \
- (SELECT timeline_id FROM pg_control_checkpoint()) \
+ (SELECT timeline_id FROM pg_control_checkpoint()), \
+ current_setting('synchronous_standby_names'), \
+ EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver') \
 FROM (SELECT pg_is_in_recovery() AS yes OFFSET 0) r; \
 SELECT application_name, flush_lsn FROM pg_stat_replication \
  WHERE application_name <> 'haclt' AND flush_lsn IS NOT NULL ORDER BY 1";
@@ -84,6 +86,8 @@ fn probe_from(identity: &[Row], state: &[Row]) -> Result<Probe, WireError> {
             .map(|row| Ok((row.value(0)?, row.value(1)?)))
             .collect::<Result<_, WireError>>()?,
         busy_clients: state.value(7)?,
+        synchronous: state.value(9)?,
+        wal_receiver: state.flag(10)?,
         checkpoint_on_timeline: !in_recovery && TimelineId(checkpointed) == timeline,
     })
 }

@@ -1,7 +1,10 @@
 //! The process driver: PostgreSQL's programs from a local directory, started by a guard process.
 
+mod admission;
 mod clone;
+mod detach;
 mod directory;
+pub(crate) mod diverged;
 mod guard;
 mod initdb;
 mod orphans;
@@ -11,11 +14,12 @@ mod rewind;
 mod session;
 mod settings;
 mod slots;
+mod synchronous;
 mod upstream;
 mod wal_end;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,17 +31,22 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::Secret;
 use crate::attempt::Attempt;
+use crate::diverged::Diverged;
 use crate::driver::{
-    ActionError, ControlFile, DataDir, Effect, GuardSeen, PostgresDriver, Probe, ProbeError,
-    Upstream, UpstreamHistory,
+    ActionError, ControlFile, DataDir, Detached, Effect, GuardSeen, PostgresDriver, Probe,
+    ProbeError, Receivers, Synchronous, Upstream, UpstreamHistory,
 };
 use crate::tool::Tool;
+use crate::wire::Connection;
 
 use directory::Layout;
+pub(crate) use directory::{make_dir, write_file};
 pub(crate) use guard::{boot_id, boot_now};
+pub use upstream::ask as ask_history;
 #[cfg(test)]
 pub(crate) use orphans::is_alive;
-pub(crate) use orphans::start_ticks;
+pub(crate) use orphans::{end_tools, start_ticks, tools_on};
+pub(crate) use settings::{connection, pass_line};
 
 /// A database user of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +114,12 @@ pub struct ProcessDriver {
     boot: BootId,
     /// One change of the data directory at a time; held also by file work that cannot be stopped.
     changing: Arc<AsyncMutex<()>>,
+    /// One change at a time of who must acknowledge commits.
+    acknowledging: AsyncMutex<()>,
+    /// The session through which receivers are looked at.
+    watching: AsyncMutex<Option<Connection>>,
+    /// What our `pg_hba` file said when the server last read it, as far as this process has seen.
+    admitting: AsyncMutex<Option<bool>>,
     /// Held while a guard is being started.
     starting: AsyncMutex<()>,
     /// Since when the guard has been silent, as far as this process has seen.
@@ -134,6 +149,9 @@ impl ProcessDriver {
             return Err(attempt.cannot(faults.join("; ")));
         }
         let layout = Layout::of(&config.data_dir).map_err(|why| attempt.cannot(why))?;
+        if let Some(why) = settings::unusable_in_shell(&layout.spool()) {
+            return Err(attempt.cannot(why));
+        }
         let boot = guard::boot_id().map_err(|why| attempt.cannot(why))?;
         directory::make_own_directories(&config, &layout).map_err(|why| attempt.cannot(why))?;
         // Of an agent that was killed during initdb.
@@ -143,6 +161,9 @@ impl ProcessDriver {
             layout,
             boot,
             changing: Arc::new(AsyncMutex::new(())),
+            acknowledging: AsyncMutex::new(()),
+            watching: AsyncMutex::new(None),
+            admitting: AsyncMutex::new(None),
             starting: AsyncMutex::new(()),
             silent_since: Mutex::new(None),
         })
@@ -247,20 +268,36 @@ impl PostgresDriver for ProcessDriver {
         self.rewind_to(upstream, &attempt).await
     }
 
+    async fn keep_diverged(
+        &self,
+        fork: WalPosition,
+        end: WalPosition,
+        into: &Path,
+        deadline: Instant,
+    ) -> Result<Diverged, ActionError> {
+        let attempt = Attempt::new(format!("keep diverged WAL in {}", into.display()), deadline);
+        self.keep_wal(fork, end, into, &attempt).await
+    }
+
+    async fn adopt_wal(&self, files: &[PathBuf], deadline: Instant) -> Result<(), ActionError> {
+        self.take_wal(files, &Attempt::new("adopt WAL", deadline)).await
+    }
+
     async fn prepare_standby(
         &self,
         upstream: Option<&Upstream>,
         deadline: Instant,
     ) -> Result<(), ActionError> {
         let attempt = Attempt::new("prepare the start as a standby", deadline);
-        let changing = self.change(&attempt).await?;
-        self.prepare(upstream, true, &changing, &attempt).await
+        self.prepare_as_standby(upstream, &attempt).await
     }
 
-    async fn prepare_restart_in_place(&self, deadline: Instant) -> Result<(), ActionError> {
-        let attempt = Attempt::new("prepare the restart in place", deadline);
-        let changing = self.change(&attempt).await?;
-        self.prepare(None, false, &changing, &attempt).await
+    async fn prepare_restart_in_place(
+        &self,
+        admit: bool,
+        deadline: Instant,
+    ) -> Result<(), ActionError> {
+        self.prepare_in_place(admit, &Attempt::new("prepare the restart in place", deadline)).await
     }
 
     async fn follow(
@@ -292,9 +329,53 @@ impl PostgresDriver for ProcessDriver {
         peers: &[NodeId],
         positions: &[(NodeId, Lsn)],
         deadline: Instant,
-    ) -> Result<(), ActionError> {
+    ) -> Result<Vec<NodeId>, ActionError> {
         let attempt = Attempt::new("keep replication slots", deadline);
         self.mend_slots(peers, positions, &attempt).await
+    }
+
+    async fn set_synchronous(
+        &self,
+        to: &Synchronous,
+        deadline: Instant,
+    ) -> Result<(), ActionError> {
+        let attempt = Attempt::new("change synchronous_standby_names", deadline);
+        self.say_synchronous(to, &attempt).await
+    }
+
+    async fn receivers(&self, deadline: Instant) -> Result<Receivers, ProbeError> {
+        self.look_at_receivers(deadline).await
+    }
+
+    async fn settle_synchronous(
+        &self,
+        to: &Synchronous,
+        deadline: Instant,
+    ) -> Result<Lsn, ActionError> {
+        let attempt = Attempt::new("settle synchronous_standby_names", deadline);
+        self.say_synchronous_with_barrier(to, &attempt).await
+    }
+
+    async fn admit_clients(&self, admit: bool, deadline: Instant) -> Result<(), ActionError> {
+        let what = if admit { "let clients in" } else { "keep clients out" };
+        self.admit(admit, &Attempt::new(what, deadline)).await
+    }
+
+    async fn detach(&self, deadline: Instant) -> Result<Detached, ActionError> {
+        self.stop_receiving(&Attempt::new("stop receiving WAL", deadline)).await
+    }
+
+    fn spool(&self) -> PathBuf {
+        self.layout.spool()
+    }
+
+    fn clear_spool(&self) -> Result<(), ActionError> {
+        let attempt = Attempt::new("clear the spool", Instant::now());
+        directory::empty_dir(&self.layout.spool()).map_err(|why| attempt.refused(why))
+    }
+
+    fn wal_dir(&self) -> PathBuf {
+        self.layout.wal_dir()
     }
 
     async fn end_of_wal(&self, deadline: Instant) -> Result<WalPosition, ActionError> {
@@ -324,6 +405,10 @@ impl PostgresDriver for ProcessDriver {
         }
         directory::move_aside(&self.layout, self.config.run_as, why)
             .map_err(|why| attempt.refused(why))
+    }
+
+    fn prune_aside(&self, keep: usize) -> Result<Vec<PathBuf>, ActionError> {
+        self.delete_aside(keep, &Attempt::new("delete old data directories", Instant::now()))
     }
 
     fn free_bytes(&self) -> Result<u64, ActionError> {

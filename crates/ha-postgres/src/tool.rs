@@ -21,7 +21,8 @@ pub(crate) const DATA_DIR_MARK: &str = "HACLT_DATA_DIR";
 /// Environment variable with the process that started the tool.
 pub(crate) const STARTED_BY_MARK: &str = "HACLT_STARTED_BY";
 
-const LINE_BYTES_MAX: usize = 16 << 10;
+/// Where a longer line of a program is cut.
+pub(crate) const LINE_BYTES_MAX: usize = 16 << 10;
 const LINES_KEPT_MAX: usize = 4096;
 
 /// One run of a program.
@@ -35,6 +36,7 @@ pub(crate) struct Tool<'a> {
     stdin: Vec<u8>,
     keep: Keep,
     on_line: Option<&'a (dyn Fn(&str) -> bool + Send + Sync)>,
+    on_answer: Option<&'a (dyn Fn(&str) + Send + Sync)>,
 }
 
 /// How much of the standard output is kept.
@@ -86,7 +88,8 @@ impl<'a> Tool<'a> {
         run_as: Option<RunAs>,
     ) -> Self {
         let (args, env, stdin) = (Vec::new(), Vec::new(), Vec::new());
-        Self { name, bin_dir, data_dir, run_as, args, env, stdin, keep: Keep::All, on_line: None }
+        let (keep, on_line, on_answer) = (Keep::All, None, None);
+        Self { name, bin_dir, data_dir, run_as, args, env, stdin, keep, on_line, on_answer }
     }
 
     pub(crate) fn args<T: Into<OsString>>(mut self, args: impl IntoIterator<Item = T>) -> Self {
@@ -117,6 +120,12 @@ impl<'a> Tool<'a> {
     /// Shows each line of standard error to `on_line`; what it returns true for is not logged.
     pub(crate) fn on_line(mut self, on_line: &'a (dyn Fn(&str) -> bool + Send + Sync)) -> Self {
         self.on_line = Some(on_line);
+        self
+    }
+
+    /// Gives each line of standard output to `on_answer` and keeps none: there may be gigabytes.
+    pub(crate) fn on_answer(mut self, on_answer: &'a (dyn Fn(&str) + Send + Sync)) -> Self {
+        self.on_answer = Some(on_answer);
         self
     }
 
@@ -192,6 +201,9 @@ impl<'a> Tool<'a> {
             }
         };
         let answers = each_line(stdout, |line| {
+            if let Some(on_answer) = self.on_answer {
+                return on_answer(line);
+            }
             if self.keep == Keep::Last {
                 output.lines.clear();
             }

@@ -107,7 +107,7 @@ async fn a_restart_in_place_runs_as_a_primary_on_the_same_timeline() {
     let n1 = Node::new_primary("n1").await;
     n1.sql("CREATE TABLE t AS SELECT 1");
     n1.crash().await;
-    n1.driver.prepare_restart_in_place(soon(10)).await.unwrap();
+    n1.driver.prepare_restart_in_place(true, soon(10)).await.unwrap();
     n1.next_run();
     n1.right(1);
     let probe = n1.answers().await;
@@ -205,18 +205,22 @@ async fn no_password_shows_in_a_log_a_file_or_a_process() {
     n1.driver.probe_write(soon(5)).await.unwrap();
     n1.crash().await;
     n2.right(2);
-    n2.driver.promote(soon(10)).await.unwrap();
+    n2.promote().await;
     n2.driver.checkpoint(soon(10)).await.unwrap();
     n1.driver.rewind(&n2.upstream(), soon(30)).await.unwrap();
     n1.start().await;
     done.store(true, Ordering::Relaxed);
     assert_eq!(watch.join().unwrap(), None);
-    for node in [&n1, &n2] {
+    for (node, secret_files) in [(&n1, 1), (&n2, 0)] {
         let mut found = Vec::new();
         files_with(node.dir.path(), &SECRETS, &mut found);
-        assert_eq!(found, [node.dir.path().join("data.haclt/pgpass")]);
-        let mode = std::fs::metadata(&found[0]).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        // Whoever follows nobody needs no password, and shall not follow by mistake.
+        assert_eq!(found.len(), secret_files, "{found:?}");
+        for file in found {
+            assert_eq!(file, node.dir.path().join("data.haclt/pgpass"));
+            let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
         for file in ["pg_hba.conf", "haclt_hba.conf"] {
             let text = std::fs::read_to_string(node.data().join(file)).unwrap();
             let rules = text.lines().filter(|line| !line.starts_with('#'));

@@ -134,7 +134,7 @@ async fn a_rewind_without_the_wal_it_needs_fails_and_a_clone_mends_it() {
     })
     .await;
     n2.right(2);
-    n2.driver.promote(soon(10)).await.unwrap();
+    n2.promote().await;
     n2.driver.checkpoint(soon(10)).await.unwrap();
     // The old primary goes on for long enough to lose the WAL of the time before the fork.
     n1.sql("ALTER SYSTEM SET wal_keep_size = 0");

@@ -59,7 +59,7 @@ async fn a_clone_streams_and_follows_whoever_is_promoted() {
 
     n1.stop(StopMode::Fast).await;
     n2.right(2);
-    let begin = n2.driver.promote(soon(10)).await.unwrap();
+    let begin = n2.promote().await;
     n3.driver.follow(Some(&n2.upstream()), soon(10)).await.unwrap();
     n2.driver.keep_slots(&[n1.name.clone(), n3.name.clone()], &[], soon(5)).await.unwrap();
     n2.sql("INSERT INTO t VALUES (0)");
@@ -100,7 +100,7 @@ async fn a_diverged_primary_is_rewound_and_its_end_of_wal_was_right_to_the_byte(
     let committed = n1.committed();
     n1.crash().await;
     n2.right(2);
-    let begin = n2.driver.promote(soon(10)).await.unwrap();
+    let begin = n2.promote().await;
     n2.sql("INSERT INTO t VALUES (0)");
 
     let end = n1.driver.end_of_wal(soon(10)).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_standby_that_only_received_diverged_wal_is_rewound_too() {
     n1.crash().await;
     n3.stop(StopMode::Fast).await;
     n2.right(2);
-    n2.driver.promote(soon(10)).await.unwrap();
+    n2.promote().await;
     n2.driver.checkpoint(soon(10)).await.unwrap();
     n2.sql("INSERT INTO t VALUES (0)");
     n3.driver.rewind(&n2.upstream(), soon(30)).await.unwrap();
@@ -171,7 +171,7 @@ async fn two_timelines_of_one_number_and_foreign_clusters_are_no_case_for_a_rewi
     n1.stop(StopMode::Fast).await;
     for node in [&n2, &n3] {
         node.right(2);
-        node.driver.promote(soon(10)).await.unwrap();
+        node.promote().await;
         node.driver.checkpoint(soon(10)).await.unwrap();
         node.sql("CREATE TABLE t (i int)");
     }

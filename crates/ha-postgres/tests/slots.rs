@@ -54,7 +54,9 @@ async fn are_made_on_both_sides_advanced_within_what_is_replayed_and_mended() {
     assert_eq!(n1.sql(lost), "lost");
     n1.sql("ALTER SYSTEM RESET ALL");
     n1.sql("SELECT pg_reload_conf()");
-    n1.driver.keep_slots(&peers, &[], soon(5)).await.unwrap();
+    let remade = n1.driver.keep_slots(&peers, &[], soon(5)).await.unwrap();
+    assert_eq!(remade, ["n3".parse().unwrap()]);
     assert_eq!(n1.sql(lost), "reserved");
+    assert_eq!(n1.driver.keep_slots(&peers, &[], soon(5)).await.unwrap(), []);
     assert_eq!(slots(&n1), "foreign_one,n2,n3");
 }

@@ -71,7 +71,7 @@ async fn of_a_crashed_primary() {
         node.driver.prepare_standby(None, soon(10)).await.unwrap();
         node.start().await;
         node.right(1);
-        node.driver.promote(soon(20)).await.unwrap();
+        node.promote().await;
     }
 }
 
@@ -81,7 +81,7 @@ async fn of_one_that_crashed_before_the_first_checkpoint_of_its_timeline() {
     node.driver.initdb(soon(60)).await.unwrap();
     node.start().await;
     node.right(1);
-    let begin = node.driver.promote(soon(10)).await.unwrap();
+    let begin = node.promote().await;
     node.sql("CREATE TABLE t AS SELECT generate_series(1, 1000)");
     node.crash().await;
     let end = node.driver.end_of_wal(soon(10)).await.unwrap();

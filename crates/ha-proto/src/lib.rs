@@ -15,7 +15,7 @@ pub mod v1 {
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The version of the agent protocol: raised when agents of two versions cannot work together.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 impl From<ha_core::WalPosition> for v1::WalPosition {
     fn from(position: ha_core::WalPosition) -> Self {

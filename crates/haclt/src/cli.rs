@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::AdminClient;
 use crate::commands::completions::Completions;
+use crate::commands::config::Config;
+use crate::commands::diverged::Diverged;
 use crate::commands::explain::Explain;
 use crate::commands::man::Man;
 use crate::commands::status::Status;
@@ -14,7 +16,7 @@ use crate::duration::parse_duration;
 use crate::endpoint::{DEFAULT_ENDPOINT, parse_endpoints};
 use crate::{CliError, ExitCode, Streams};
 
-const CONNECTION: &str = "Connection";
+pub(crate) const CONNECTION: &str = "Connection";
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a rule, 4 outcome unknown
@@ -90,6 +92,8 @@ struct Connect {
 enum Command {
     Status(Status),
     Explain(Explain),
+    Config(Config),
+    Diverged(Diverged),
     Completions(Completions),
     Man(Man),
 }
@@ -109,6 +113,14 @@ impl Cli {
             Command::Explain(explain) => {
                 let mut client = connect.client()?;
                 block_on(explain.run(&mut client, streams))
+            }
+            Command::Config(config) => {
+                let mut client = connect.client()?;
+                block_on(config.run(&mut client, streams))
+            }
+            Command::Diverged(diverged) => {
+                let mut client = connect.client()?;
+                block_on(diverged.run(&mut client, streams))
             }
             Command::Completions(completions) => completions.run(streams),
             Command::Man(man) => man.run(streams),

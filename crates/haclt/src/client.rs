@@ -1,21 +1,31 @@
 //! Asks agents over gRPC: one endpoint after the other, each for a bounded time.
 
-use std::error::Error;
-use std::io;
 use std::time::Duration;
 
 use ha_proto::v1;
 use ha_proto::v1::admin_client::AdminClient as Wire;
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
-use tonic::{Code, Status};
 
+use crate::client::calls::Kind;
+use crate::client::failure::{Setback, broken, sort};
 use crate::endpoint::Endpoint;
 use crate::error::CliError;
-use crate::reply::{ClusterStatus, Explanation, MalformedReply, plain};
+use crate::reply::{ClusterStatus, Explanation};
+
+mod calls;
+mod change;
+mod failure;
+
+pub use crate::client::change::Change;
+pub use crate::client::failure::{Failure, FailureReason};
 
 /// How long one endpoint may take to accept a connection: a machine that is gone answers nothing.
 const CONNECT: Duration = Duration::from_millis(700);
+
+/// How often a connection is tried while an answer is awaited, and how long that may take: an
+/// agent that froze must not use up the time that is left for the others.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Asks the agents of one cluster.
 #[derive(Debug)]
@@ -33,103 +43,12 @@ pub struct Answer<T> {
     pub reply: T,
     /// Who gave it.
     pub endpoint: Endpoint,
+    /// The cluster it is about.
+    pub cluster: String,
     /// Whether that agent knows a leader with a quorum, and so what the majority knows.
     pub informed: bool,
     /// Who was asked and gave no useful answer.
     pub failures: Vec<Failure>,
-}
-
-/// An endpoint that gave no useful answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{endpoint}: {reason}")]
-pub struct Failure {
-    /// Who was asked.
-    pub endpoint: Endpoint,
-    /// What happened.
-    pub reason: FailureReason,
-}
-
-/// Why an endpoint gave no useful answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FailureReason {
-    /// No connection came about, or it broke.
-    #[error("{0}")]
-    Unreachable(String),
-    /// No connection came about in time.
-    #[error("no connection within {waited_ms} ms")]
-    NotConnected {
-        /// How long we waited.
-        waited_ms: u64,
-    },
-    /// The connection stands, and nothing comes back.
-    #[error("no answer within {waited_ms} ms")]
-    Silent {
-        /// How long we waited.
-        waited_ms: u64,
-    },
-    /// Something answered that does not speak gRPC.
-    #[error("what listens there does not speak gRPC")]
-    AnotherService,
-    /// It speaks gRPC, and does not know the request.
-    #[error("what listens there does not know the request")]
-    Unimplemented,
-    /// The agent answered with an error.
-    #[error("{0}")]
-    Said(String),
-    /// The agent's answer makes no sense.
-    #[error("malformed reply: {0}")]
-    Malformed(MalformedReply),
-    /// The agent's answer cannot be decoded.
-    #[error("malformed reply: it cannot be decoded")]
-    Undecodable,
-    /// The agent belongs to another cluster than the one that answered before it.
-    #[error("it belongs to another cluster, {0}")]
-    OtherCluster(String),
-}
-
-impl Failure {
-    /// Returns whether something answered there.
-    pub(crate) fn spoke(&self) -> bool {
-        match self.reason {
-            FailureReason::Unreachable(_)
-            | FailureReason::NotConnected { .. }
-            | FailureReason::Silent { .. } => false,
-            FailureReason::AnotherService
-            | FailureReason::Unimplemented
-            | FailureReason::Said(_)
-            | FailureReason::Malformed(_)
-            | FailureReason::Undecodable
-            | FailureReason::OtherCluster(_) => true,
-        }
-    }
-
-    /// Returns whether what listens there is no agent.
-    pub(crate) fn is_another_service(&self) -> bool {
-        self.reason == FailureReason::AnotherService
-    }
-
-    /// Returns whether the agent and we do not understand each other.
-    pub(crate) fn is_misunderstanding(&self) -> bool {
-        match self.reason {
-            FailureReason::Malformed(_)
-            | FailureReason::Undecodable
-            | FailureReason::Unimplemented => true,
-            FailureReason::Unreachable(_)
-            | FailureReason::NotConnected { .. }
-            | FailureReason::Silent { .. }
-            | FailureReason::AnotherService
-            | FailureReason::Said(_)
-            | FailureReason::OtherCluster(_) => false,
-        }
-    }
-}
-
-/// How asking one endpoint went wrong.
-enum Setback {
-    /// Another agent may do better.
-    Local(FailureReason),
-    /// Every agent would say the same.
-    Final(CliError),
 }
 
 /// An agent that answered, and the connection to it.
@@ -154,6 +73,11 @@ impl AdminClient {
         Self { endpoints, by_default, cluster, patience }
     }
 
+    /// Waits for at most `patience` in all from now on.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// Asks for the cluster's state.
     ///
     /// The first agent that knows a leader with a quorum is believed. If none does, the best view
@@ -165,7 +89,8 @@ impl AdminClient {
     pub async fn status(&mut self) -> Result<Answer<ClusterStatus>, CliError> {
         let (contact, failures) = self.find(Instant::now() + self.patience, 0).await?;
         let Contact { status: reply, endpoint, .. } = contact;
-        Ok(Answer { informed: reply.is_informed(), reply, endpoint, failures })
+        let (cluster, informed) = (reply.cluster.clone(), reply.is_informed());
+        Ok(Answer { reply, endpoint, cluster, informed, failures })
     }
 
     /// Asks why the cluster is as it is, the agent that [`Self::status`] would believe.
@@ -175,31 +100,10 @@ impl AdminClient {
     /// # Errors
     /// As [`Self::status`].
     pub async fn explain(&mut self) -> Result<Answer<Explanation>, CliError> {
-        let deadline = Instant::now() + self.patience;
-        let (contact, mut failures) = self.find(deadline, 1).await?;
-        let Contact { status, endpoint, mut wire } = contact;
-        let informed = status.is_informed();
-        let request = v1::ExplainRequest { cluster: self.cluster.clone().unwrap_or_default() };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let answer = match timeout(left, wire.explain(request)).await {
-            Err(_) => {
-                let waited_ms = millis(self.patience);
-                Err(Setback::Local(FailureReason::Silent { waited_ms }))
-            }
-            Ok(Err(status)) => Err(sort(&endpoint, &status)),
-            Ok(Ok(reply)) => {
-                let checked = Explanation::try_from(reply.into_inner());
-                checked.map_err(|fault| Setback::Local(FailureReason::Malformed(fault)))
-            }
-        };
-        match answer {
-            Ok(reply) => Ok(Answer { reply, endpoint, informed, failures }),
-            Err(Setback::Final(error)) => Err(error),
-            Err(Setback::Local(reason)) => {
-                failures.push(Failure { endpoint, reason });
-                Err(self.no_answer(failures))
-            }
-        }
+        self.ask_in_turn(Kind::Question, async |mut wire: Wire<Channel>, cluster, _| {
+            wire.explain(v1::ExplainRequest { cluster }).await
+        })
+        .await
     }
 
     /// Returns the agent whose view is the best, and the endpoints that were of no use.
@@ -216,7 +120,8 @@ impl AdminClient {
             // A fair share of the time, so that one agent that hangs leaves some for the others.
             let shares = u32::try_from(self.endpoints.len() - asked + more).unwrap_or(u32::MAX);
             let share = deadline.saturating_duration_since(Instant::now()) / shares;
-            match self.ask(endpoint, share, best.as_ref()).await {
+            let cluster = best.as_ref().map(|best| best.status.cluster.as_str());
+            match self.ask(endpoint, share, cluster).await {
                 Ok(contact) => {
                     let informed = contact.status.is_informed();
                     let better = |best: &Contact| {
@@ -246,12 +151,12 @@ impl AdminClient {
         }
     }
 
-    /// Asks one endpoint for its view; it must be of the same cluster as the `best` one so far.
+    /// Asks one endpoint for its view; it must be of this `cluster`, if one is given.
     async fn ask(
         &self,
         endpoint: &Endpoint,
         share: Duration,
-        best: Option<&Contact>,
+        cluster: Option<&str>,
     ) -> Result<Contact, Setback> {
         let started = Instant::now();
         let mut wire = connect(endpoint, share.min(CONNECT)).await.map_err(Setback::Local)?;
@@ -274,7 +179,7 @@ impl AdminClient {
                 wanted: wanted.clone(),
             }));
         }
-        if best.is_some_and(|best| best.status.cluster != status.cluster) {
+        if cluster.is_some_and(|cluster| cluster != status.cluster) {
             return Err(Setback::Local(FailureReason::OtherCluster(status.cluster)));
         }
         Ok(Contact { status, endpoint: endpoint.clone(), wire })
@@ -287,53 +192,13 @@ impl AdminClient {
 
 async fn connect(endpoint: &Endpoint, patience: Duration) -> Result<Wire<Channel>, FailureReason> {
     let address = Channel::from_shared(endpoint.uri())
-        .map_err(|error| FailureReason::Unreachable(error.to_string()))?;
+        .map_err(|error| FailureReason::Unreachable(error.to_string()))?
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
     match timeout(patience, address.connect()).await {
         Ok(Ok(channel)) => Ok(Wire::new(channel)),
         Ok(Err(error)) => Err(broken(&error)),
         Err(_) => Err(FailureReason::NotConnected { waited_ms: millis(patience) }),
-    }
-}
-
-/// Returns what an agent's error means: for the user, or for the next endpoint.
-///
-/// # Sources
-/// tonic 0.14: an error made on this side has a source, or one of the constant beginnings below;
-/// one sent by an agent has neither. All of them are under test against real sockets.
-fn sort(endpoint: &Endpoint, status: &Status) -> Setback {
-    let endpoint = endpoint.clone();
-    let message = plain(status.message());
-    Setback::Local(match status.code() {
-        Code::FailedPrecondition => return Setback::Final(CliError::Refused { endpoint, message }),
-        Code::InvalidArgument => return Setback::Final(CliError::Rejected { endpoint, message }),
-        _ if message.starts_with("grpc-status header missing") => FailureReason::AnotherService,
-        _ if message.starts_with("failed to decode") => FailureReason::Undecodable,
-        _ if status.source().is_some() => broken(status),
-        Code::Unimplemented => FailureReason::Unimplemented,
-        code if message.is_empty() => FailureReason::Said(code.description().to_lowercase()),
-        _ => FailureReason::Said(message),
-    })
-}
-
-/// Returns what broke a connection, in the words of the last cause.
-///
-/// # Sources
-/// h2 0.4 takes the first bytes of another protocol for the length of a frame, a huge one.
-fn broken(error: &(dyn Error + 'static)) -> FailureReason {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    let text = plain(&cause.to_string());
-    if text.contains("frame with invalid size") {
-        return FailureReason::AnotherService;
-    }
-    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
-        // Without the number that the operating system has for it.
-        Some(kind @ (io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable)) => {
-            FailureReason::Unreachable(kind.to_string())
-        }
-        Some(_) | None => FailureReason::Unreachable(text),
     }
 }
 

@@ -45,6 +45,19 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     Ok(duration)
 }
 
+/// Returns the duration that `text` writes as [`parse_duration`] takes it, or as a whole number of
+/// seconds.
+///
+/// # Errors
+/// [`ParseDurationError`] as [`parse_duration`].
+pub fn parse_wait(text: &str) -> Result<Duration, ParseDurationError> {
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        parse_duration(&format!("{text}s"))
+    } else {
+        parse_duration(text)
+    }
+}
+
 /// Returns the interval that `text` writes as seconds, such as `2` or `0.5`.
 ///
 /// # Errors
@@ -91,6 +104,24 @@ mod tests {
         for (text, expected) in table {
             let expected = expected.map(Duration::from_millis);
             assert_eq!(parse_duration(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_wait_is_in_seconds_unless_it_says_otherwise() {
+        #[rustfmt::skip]
+        let table = [
+            ("60",    Ok(60_000)),
+            ("60s",   Ok(60_000)),
+            ("500ms", Ok(500)),
+            ("3601",  Err(ParseDurationError::Range)),
+            ("0",     Err(ParseDurationError::Range)),
+            ("",      Err(ParseDurationError::Form)),
+            ("-1",    Err(ParseDurationError::Form)),
+            ("1.5",   Err(ParseDurationError::Form)),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse_wait(text), expected.map(Duration::from_millis), "{text:?}");
         }
     }
 

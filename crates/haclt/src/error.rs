@@ -3,6 +3,9 @@
 use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use ha_core::NodeId;
 
 use crate::client::{Failure, FailureReason};
 use crate::endpoint::{Endpoint, ParseEndpointsError};
@@ -10,7 +13,7 @@ use crate::exit::ExitCode;
 
 /// A command that was not done.
 ///
-/// All commands of today only read: whatever failed, nothing was changed.
+/// Unless it is [`CliError::OutcomeUnknown`] or [`CliError::NotYet`], nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     /// The endpoints cannot be used.
@@ -40,6 +43,66 @@ pub enum CliError {
         /// What it said.
         message: String,
     },
+    /// The agent answered, and what is asked about does not exist.
+    #[error("agent {endpoint} found nothing: {message}")]
+    NotFound {
+        /// Who answered.
+        endpoint: Endpoint,
+        /// What it said.
+        message: String,
+    },
+    /// An order was sent, and no agent said what became of it.
+    #[error("could not find out whether it is done: {}", listed(.failures))]
+    OutcomeUnknown {
+        /// What went wrong at each endpoint, in the order they were tried.
+        failures: Vec<Failure>,
+    },
+    /// A change was accepted, and was not in force in time.
+    #[error(
+        "could not see {key} = {value} come into force within {} s{}",
+        .waited.as_secs_f64(),
+        after_colon(.awaited.as_deref())
+    )]
+    NotYet {
+        /// What is changed.
+        key: String,
+        /// The value it is to have.
+        value: String,
+        /// How long we waited.
+        waited: Duration,
+        /// What is in force, and what is still awaited.
+        awaited: Option<String>,
+    },
+    /// There is no such key in the replicated configuration.
+    #[error("unknown key {key:?}: expected one of {}", .known.join(", "))]
+    UnknownKey {
+        /// What was asked for.
+        key: String,
+        /// The keys there are.
+        known: Vec<String>,
+    },
+    /// The node that keeps diverged WAL could not be asked about it.
+    #[error("could not ask node {node} what is in diverged WAL {id}")]
+    KeeperSilent {
+        /// The node in question.
+        node: NodeId,
+        /// The number of the diverged WAL.
+        id: u64,
+    },
+    /// It may lose data, and there is nobody to ask whether that is meant.
+    #[error("this may lose data, and without a terminal nobody can be asked whether it is meant")]
+    NobodyToAsk,
+    /// It may lose data, and the user does not mean it.
+    #[error("not confirmed: the cluster is {cluster}, and what was typed is {typed:?}")]
+    NotConfirmed {
+        /// The cluster's name.
+        cluster: String,
+        /// What was typed instead.
+        typed: String,
+    },
+    /// The user's answer could not be read.
+    #[error("could not read from the terminal")]
+    Input(#[source] io::Error),
     /// The agent belongs to another cluster than the user means.
     #[error("agent {endpoint} belongs to cluster {theirs}, not to cluster {wanted}")]
     OtherCluster {
@@ -71,11 +134,20 @@ impl CliError {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Endpoints(_) | Self::Rejected { .. } => ExitCode::Usage,
+            Self::Endpoints(_)
+            | Self::Rejected { .. }
+            | Self::UnknownKey { .. }
+            | Self::NobodyToAsk => ExitCode::Usage,
             Self::Refused { .. } | Self::OtherCluster { .. } => ExitCode::Refused,
-            Self::NoAnswer { .. } | Self::Output(_) | Self::ManPages { .. } | Self::Start(_) => {
-                ExitCode::Failed
-            }
+            Self::OutcomeUnknown { .. } | Self::NotYet { .. } => ExitCode::Unknown,
+            Self::NoAnswer { .. }
+            | Self::NotFound { .. }
+            | Self::KeeperSilent { .. }
+            | Self::NotConfirmed { .. }
+            | Self::Input(_)
+            | Self::Output(_)
+            | Self::ManPages { .. }
+            | Self::Start(_) => ExitCode::Failed,
         }
     }
 
@@ -88,10 +160,19 @@ impl CliError {
     /// Returns what an agent said, or this error in its own words if none said anything.
     pub(crate) fn said(self) -> String {
         match self {
-            Self::Rejected { message, .. } | Self::Refused { message, .. } => message,
+            Self::Rejected { message, .. }
+            | Self::Refused { message, .. }
+            | Self::NotFound { message, .. } => message,
             Self::OtherCluster { theirs, .. } => FailureReason::OtherCluster(theirs).to_string(),
             other @ (Self::Endpoints(_)
             | Self::NoAnswer { .. }
+            | Self::OutcomeUnknown { .. }
+            | Self::NotYet { .. }
+            | Self::UnknownKey { .. }
+            | Self::KeeperSilent { .. }
+            | Self::NobodyToAsk
+            | Self::NotConfirmed { .. }
+            | Self::Input(_)
             | Self::Output(_)
             | Self::ManPages { .. }
             | Self::Start(_)) => other.to_string(),
@@ -117,8 +198,26 @@ impl CliError {
             Self::OtherCluster { .. } => {
                 Some("Check `--cluster` against `--endpoint` and `HACLT_ENDPOINTS`.")
             }
+            Self::OutcomeUnknown { .. } => Some(
+                "The order may have taken effect. It can be given again: what is done already is \
+                 not done twice.",
+            ),
+            Self::NotYet { .. } => Some(
+                "The change goes on by itself: `haclt config show` says when it is in force, \
+                 `haclt explain` what is awaited.",
+            ),
+            Self::KeeperSilent { .. } => {
+                Some("Try again once `haclt status` shows that the node is reachable.")
+            }
+            Self::NobodyToAsk => Some("If it is meant, say so with `--yes`."),
+            Self::NotConfirmed { .. } => {
+                Some("Nothing was changed. Check `--endpoint` and `HACLT_ENDPOINTS`.")
+            }
             Self::Rejected { .. }
             | Self::Refused { .. }
+            | Self::NotFound { .. }
+            | Self::UnknownKey { .. }
+            | Self::Input(_)
             | Self::Output(_)
             | Self::ManPages { .. }
             | Self::Start(_) => None,
@@ -152,6 +251,10 @@ fn unanswered(failures: &[Failure]) -> &'static str {
 
 fn listed(failures: &[Failure]) -> String {
     failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn after_colon(text: Option<&str>) -> String {
+    text.map_or(String::new(), |text| format!(": {text}"))
 }
 
 fn advice(failures: &[Failure]) -> &'static str {

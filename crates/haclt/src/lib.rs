@@ -4,13 +4,14 @@
 //! standard error, and the exit code says how it ended ([`ExitCode`]).
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{self, Write};
 
 use clap::Parser as _;
 
 pub mod cli;
 pub mod client;
 pub mod commands;
+pub mod confirm;
 pub mod duration;
 pub mod endpoint;
 mod error;
@@ -31,6 +32,8 @@ pub struct Streams<O, N> {
     pub notes: N,
     /// Whether `out` is a terminal, which can be cleared.
     pub terminal: bool,
+    /// Reads a line that the user types; none if nobody sits there who could be asked.
+    pub ask: Option<fn() -> io::Result<String>>,
 }
 
 impl<O: Write, N: Write> Streams<O, N> {
@@ -46,6 +49,11 @@ impl<O: Write, N: Write> Streams<O, N> {
     /// Writes a line for people; there is nobody left to tell if that fails.
     pub fn note(&mut self, line: &str) {
         writeln!(self.notes, "{line}").ok();
+    }
+
+    /// Writes what the user is to answer, on the same line.
+    pub fn prompt(&mut self, text: &str) {
+        write!(self.notes, "{text}").and_then(|()| self.notes.flush()).ok();
     }
 }
 

@@ -7,6 +7,8 @@ use ha_core::node::ParseNodeIdError;
 use ha_core::{Epoch, Lsn, NodeId, TimelineId};
 use ha_proto::v1;
 
+pub mod config;
+pub mod diverged;
 #[cfg(test)]
 pub(crate) mod samples;
 
@@ -38,6 +40,22 @@ pub enum MalformedReply {
         /// What stands there.
         text: String,
     },
+    /// A position of diverged WAL is not an LSN.
+    #[error("diverged WAL {id} has an invalid {field}: {text:?}")]
+    DivergedPosition {
+        /// Its number.
+        id: u64,
+        /// The field's name.
+        field: &'static str,
+        /// What stands there.
+        text: String,
+    },
+    /// What became of an order is a word that is not known here.
+    #[error("it has an unknown outcome: {text:?}")]
+    Outcome {
+        /// The word.
+        text: String,
+    },
 }
 
 /// The cluster as one agent sees it.
@@ -67,6 +85,8 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeView>,
     /// The node whose view this is.
     pub answered_by: Option<NodeId>,
+    /// What would be lost if the primary were lost for good now.
+    pub loss: Option<String>,
 }
 
 /// The right to be primary.
@@ -220,6 +240,7 @@ impl TryFrom<v1::StatusReply> for ClusterStatus {
             wal_quorum: wire.wal_quorum.map(WalQuorumView::try_from).transpose()?,
             nodes,
             answered_by: optional_name(&wire.answered_by)?,
+            loss: text(&wire.loss),
         })
     }
 }

@@ -33,6 +33,28 @@ impl Kind {
     }
 }
 
+/// Who has to have a commit before its client is told so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Mode {
+    /// As many nodes as make a majority, the witness included
+    Quorum,
+    /// The primary and a standby
+    StrictStandby,
+    /// The primary alone
+    Async,
+}
+
+impl Mode {
+    /// Returns the word for the configuration file.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Quorum => "quorum",
+            Self::StrictStandby => "strict-standby",
+            Self::Async => "async",
+        }
+    }
+}
+
 /// One node: addresses and directories.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -100,6 +122,8 @@ pub(crate) struct Cluster {
     pub(crate) guard: PathBuf,
     /// Account PostgreSQL runs under, if we are root.
     pub(crate) run_as: Option<String>,
+    /// What clients of a new cluster are promised.
+    pub(crate) mode: Mode,
 }
 
 /// First ports of three rows: each node takes the next one.
@@ -170,7 +194,7 @@ impl Cluster {
                 }
             })
             .collect();
-        let Means { postgres, guard, run_as } = means;
+        let Means { postgres, guard, run_as, mode } = means;
         Self {
             name: name.to_owned(),
             root: roots.root,
@@ -180,6 +204,7 @@ impl Cluster {
             bin_dir: postgres.bin_dir,
             guard,
             run_as,
+            mode,
         }
     }
 
@@ -252,8 +277,13 @@ impl Cluster {
                 put(&pair("run_as", account));
             }
         }
+        if node.kind == Kind::Witness {
+            put("\n[witness]");
+            put(&pair("bin_dir", &text(&self.bin_dir)));
+            put(&pair("replication_password_file", &text(&self.secret("replication"))));
+        }
         put("\n[durability]");
-        put(&pair("mode", "async"));
+        put(&pair("mode", self.mode.word()));
         out
     }
 
@@ -277,6 +307,8 @@ pub(crate) struct Means {
     pub(crate) guard: PathBuf,
     /// Account PostgreSQL runs under, if we are root.
     pub(crate) run_as: Option<String>,
+    /// What clients of a new cluster are promised.
+    pub(crate) mode: Mode,
 }
 
 fn text(path: &Path) -> String {
@@ -307,7 +339,7 @@ mod tests {
         let ports = Ports { grpc: 7401, http: 8401, postgres: 54321 };
         let postgres = Postgres { bin_dir: "/pg/bin".into(), version: "15".into() };
         let run_as = run_as.map(str::to_owned);
-        Cluster::on_loopback("local", roots, ports, Means { postgres, guard: "/g".into(), run_as })
+        Cluster::on_loopback("local", roots, ports, Means { postgres, guard: "/g".into(), run_as, mode: Mode::Quorum })
     }
 
     fn parsed(cluster: &Cluster, node: &str) -> toml::Table {
@@ -329,10 +361,14 @@ mod tests {
     }
 
     #[test]
-    fn a_witness_is_told_of_no_postgres() {
+    fn a_witness_is_told_of_no_postgres_and_of_what_it_needs_to_keep_wal() {
         let table = parsed(&sample("/r", Some("postgres")), "n3");
         assert_eq!(table["kind"].as_str(), Some("witness"));
         assert!(!table.contains_key("postgres"));
+        assert_eq!(table["witness"]["bin_dir"].as_str(), Some("/pg/bin"));
+        let secret = table["witness"]["replication_password_file"].as_str();
+        assert_eq!(secret, Some("/r/secrets/replication"));
+        assert_eq!(table["durability"]["mode"].as_str(), Some("quorum"));
     }
 
     #[test]
@@ -367,6 +403,7 @@ mod tests {
                 postgres: Postgres { bin_dir: "/pg".into(), version: "17".into() },
                 guard: "/g".into(),
                 run_as: None,
+                mode: Mode::Async,
             },
         );
         assert_eq!(cluster.endpoints(), "10.77.0.1:7400,10.77.0.2:7400,10.77.0.3:7400");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::cluster::account::{self, Account};
-use crate::cluster::{Cluster, Means, Ports, Roots, prepare};
+use crate::cluster::{Cluster, Means, Mode, Ports, Roots, prepare};
 use crate::failure::{Doing as _, Failure, Outcome};
 use crate::paths::{self, Postgres};
 
@@ -120,7 +120,7 @@ impl Record {
 /// Finds out with which programs and under which account the cluster is to run.
 pub(crate) fn means(guard: PathBuf, account: Option<&Account>) -> Outcome<Means> {
     let run_as = account.map(|account| account.name.clone());
-    Ok(Means { postgres: Postgres::find()?, guard, run_as })
+    Ok(Means { postgres: Postgres::find()?, guard, run_as, mode: Mode::Quorum })
 }
 
 /// Where the data directories go if PostgreSQL's account cannot get below the checkout.

@@ -88,7 +88,7 @@ fn a_data_directory_that_is_there_already_becomes_the_clusters() {
     scenario(Plan::within(90), async |c| {
         let pgdata = c.node("n2").pgdata();
         // As an operator made it, by hand, on the second node.
-        super::damage::initdb(&pgdata, &c.base.join("password-for-initdb"));
+        ha_tests::by_hand::initdb(&pgdata, &c.base.join("password-for-initdb"));
         let control = programs::postgres_dir().join("pg_controldata");
         let before = programs::said(&programs::run(&control, &[&pgdata.display().to_string()]));
         c.start_agents();

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
+use ha_tests::by_hand::initdb;
 use ha_tests::{Plan, logs, scenario, status, wait, within};
 
 use super::FAILOVER;
@@ -196,22 +197,4 @@ fn listing(dir: &Path) -> Vec<(PathBuf, u64, std::time::SystemTime)> {
         .collect();
     found.sort();
     found
-}
-
-/// Makes a database cluster as an operator would by hand.
-pub(crate) fn initdb(pgdata: &Path, pwfile: &Path) {
-    fs::write(pwfile, format!("{}\n", ha_tests::node::SUPERUSER_PASSWORD)).expect("writable");
-    fs::create_dir_all(pgdata).expect("a writable directory");
-    ha_tests::node::chown(pwfile);
-    ha_tests::node::chown(pgdata);
-    let done = std::process::Command::new("setpriv")
-        .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
-        .arg(ha_tests::programs::postgres_dir().join("initdb"))
-        .args(["-U", "postgres", "-A", "scram-sha-256", "--data-checksums", "-D"])
-        .arg(pgdata)
-        .arg(format!("--pwfile={}", pwfile.display()))
-        .current_dir("/")
-        .output()
-        .expect("initdb can be run");
-    assert!(done.status.success(), "{}", ha_tests::programs::said(&done));
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use ha_core::candidate::{Refusal, elect};
 use ha_core::clock::millis;
 use ha_core::decide::Rule;
-use ha_core::policy::Durability;
 use ha_core::{NodeId, WalPosition};
 use ha_postgres::driver::PostgresDriver;
 use ha_proto::v1::{ExplainReply, IfPrimaryDied, NodeExplanation};
@@ -54,7 +53,10 @@ impl Picture {
             .reports
             .iter()
             .filter(|(node, _)| *node != holder)
-            .filter_map(|(node, reply)| Some((node.clone(), report::to_core(reply.as_ref()?))))
+            .filter_map(|(node, reply)| {
+                let report = report::as_if_pledged(reply.as_ref()?, self.state.last_epoch);
+                Some((node.clone(), report))
+            })
             .collect();
         let known: Option<WalPosition> = self
             .primary_report()
@@ -81,14 +83,13 @@ impl Picture {
                 "nothing is lost while nobody is promoted".to_owned(),
             ),
             Some(winner) => {
-                let lost = match (agent.config.policy.durability, winner.lost_bytes) {
-                    (Durability::Async, Some(bytes)) => format!(
+                let lost = match winner.lost_bytes {
+                    _ if !winner.proven_by.is_empty() => self.loss(agent),
+                    Some(bytes) => format!(
                         "{bytes} bytes right now; durability is async, so up to {max} bytes of \
                          acknowledged commits may be lost, and a standby further behind is refused"
                     ),
-                    (Durability::Async, None) => {
-                        format!("unknown; durability is async, the bound is {max} bytes")
-                    }
+                    None => format!("unknown; durability is async, the bound is {max} bytes"),
                 };
                 (winner.node.to_string(), winner.evidence(), winner.lost_bytes, lost)
             }
@@ -126,8 +127,10 @@ fn explain_node(
         };
     }
     let Some(rule) = rule else {
-        let why = if node.kind == "witness" {
-            "It votes, and has no database."
+        let why = if node.kind == "witness" && node.state == "receiving" {
+            "It votes, and keeps WAL: it acknowledges commits."
+        } else if node.kind == "witness" {
+            "It votes, and keeps WAL when it can."
         } else {
             "It has not decided anything yet."
         };

@@ -21,7 +21,7 @@ superuser = "postgres"
 superuser_password_file = "/etc/haclt/superuser"
 replication_password_file = "/etc/haclt/replication"
 [durability]
-mode = "async"
+mode = "quorum"
 [lease]
 ttl = "3s"
 "#;
@@ -67,7 +67,8 @@ fn each_fault_is_one_line_that_names_the_key() {
         ("ttl = \"3s\"",          "ttl = \"1s\"",              "lease.ttl 1s is too short"),
         ("ttl = \"3s\"",          "ttl = 3",                   "lease.ttl: expected a duration"),
         ("ttl = \"3s\"",          "tttl = \"3s\"",             "unknown key lease.tttl"),
-        ("mode = \"async\"",      "mode = \"quorum\"",         "durability.mode: durability mode \"quorum\" is not available"),
+        ("mode = \"quorum\"",     "mode = \"sync\"",           "durability.mode: durability mode \"sync\" is unknown"),
+        ("[lease]",               "[witness]\n[lease]\nx = 1", "unknown key lease.x"),
         ("n3 = \"10.77.0.3:7400\"", "",                        "peers: 2 voters"),
         ("n3 = \"10.77.0.3:7400\"", "n3 = \"10.77.0.2:7400\"", "peers.n3: 10.77.0.2:7400 is the address of n2"),
         ("n1 = \"10.77.0.1:7400\"", "n4 = \"10.77.0.1:7400\"", "peers: this node, n1, is not among them"),
@@ -99,6 +100,16 @@ fn a_witness_needs_no_postgres_and_may_not_have_one() {
     let (head, _) = GOOD.split_once("[postgres]").expect("the section is there");
     let witness = head.replace("kind     = \"data\"", "kind = \"witness\"");
     assert!(read(&witness, &[]).expect("no fault").postgres.is_none());
+    let keeps = |section: &str| read(&format!("{witness}\n[witness]\n{section}"), &[]);
+    let config = keeps("wal_bytes_max = \"1GiB\"").expect("no fault");
+    assert_eq!(config.witness.expect("a witness").wal_bytes_max, 1 << 30);
+    let faults = keeps("wal_bytes_max = 1000").expect_err("too small");
+    assert!(faults[0].starts_with("witness.wal_bytes_max = 1000 is too small"), "{faults:?}");
+    let misplaced = format!("{GOOD}\n[witness]\nwal_dir = \"/w\"");
+    assert_eq!(
+        read(&misplaced, &[]).expect_err("a data node"),
+        ["section witness: this is a data node"]
+    );
     let both = GOOD.replace("kind     = \"data\"", "kind = \"witness\"");
     let faults = read(&both, &[]).expect_err("contradiction");
     assert_eq!(faults, ["section postgres: a witness has no Postgres"]);

@@ -109,7 +109,11 @@ pub async fn restart_in_place<D: PostgresDriver>(
         database.facts().data_dir = None;
         return Err(JobError::NotNow("the data directory was not left by a primary".to_owned()));
     }
-    let prepared = database.driver.prepare_restart_in_place(Instant::now() + PREPARE_LIMIT).await;
+    // Commits that waited when it died are visible again, though nobody acknowledged them: ordinary
+    // clients stay outside until the quorum has them (rule 99). The quorum's keeper lets them in.
+    let promised = agent.state().demands().next().is_some();
+    let deadline = Instant::now() + PREPARE_LIMIT;
+    let prepared = database.driver.prepare_restart_in_place(!promised, deadline).await;
     if let Err(error) = prepared {
         // Assessed anew, and counted: what cannot be restarted is failed over in the end.
         database.facts().crash = None;

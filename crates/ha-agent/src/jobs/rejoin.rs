@@ -4,17 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ha_core::ancestry::{self, Relation as Ancestry};
-use ha_core::state::{Command, Outcome};
+use ha_core::state::{Command, Outcome, Promotion, State};
 use ha_core::view::Relation;
-use ha_core::{Epoch, NodeId, WalPosition};
-use ha_postgres::driver::{ActionError, DataDir, PostgresDriver, Upstream, UpstreamHistory};
+use ha_core::{Epoch, Lsn, NodeId, WalPosition};
+use ha_postgres::driver::{
+    ActionError, DataDir, PostgresDriver, Upstream, UpstreamHistory, missing_wal,
+};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{JobError, await_answer, await_running, database, guard, upstream};
-use crate::agent::{Agent, Database};
+use crate::agent::{Agent, Database, lock};
+use crate::clock;
 use crate::config::Rejoin;
+use crate::diverged;
+use crate::events;
 use crate::promotions;
+use crate::wal_transfer;
 
 /// How long small things may take: writing configuration, asking a server.
 const SHORT: Duration = Duration::from_secs(10);
@@ -26,6 +32,8 @@ const INITDB_LIMIT: Duration = Duration::from_secs(300);
 const REWIND_LIMIT: Duration = Duration::from_secs(3600);
 /// How long a clone may take.
 const CLONE_LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// How long keeping diverged WAL, or taking over fetched WAL, may take.
+const KEEP_LIMIT: Duration = Duration::from_secs(3600);
 /// How long telling the cluster may take.
 const SUBMIT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -121,7 +129,56 @@ pub async fn compare<D: PostgresDriver>(
     if ancestry == Ancestry::Ancestor {
         promotions::forget(&agent.config.data_dir);
     }
-    database.facts().compared = Some((epoch, relation, Instant::now()));
+    let mut facts = database.facts();
+    facts.diverged = fork_of(&ancestry, end, &state).map(|fork| (fork, end));
+    facts.rewind_from = facts.diverged.map(|(fork, _)| fork);
+    // It shares the history and still gets nothing: its slot says why.
+    let starved = theirs.kept_from.is_some_and(|from| from == Lsn::ZERO || from > end.lsn);
+    facts.starved = (ancestry == Ancestry::Ancestor && starved).then_some(epoch);
+    facts.compared = Some((epoch, relation, Instant::now()));
+    Ok(())
+}
+
+/// Where the local WAL left the history; as far as anybody can tell if nothing is shared.
+fn fork_of(ancestry: &Ancestry, end: WalPosition, state: &State) -> Option<WalPosition> {
+    match ancestry {
+        Ancestry::Ancestor => None,
+        Ancestry::Diverged { fork } => Some(*fork),
+        Ancestry::Unrelated => {
+            let namesake = |promotion: &&Promotion| promotion.begin.timeline == end.timeline;
+            let begin = state.history.iter().rev().find(namesake).map(|namesake| namesake.begin);
+            begin.or(Some(WalPosition { timeline: end.timeline, lsn: Lsn::ZERO }))
+        }
+    }
+}
+
+/// Records that this node's WAL left the history, and keeps it aside: before anything replaces it.
+async fn keep_diverged<D: PostgresDriver>(
+    agent: &Agent<D>,
+    database: &Database<D>,
+) -> Result<(), JobError> {
+    let Some((fork, end)) = database.facts().diverged else { return Ok(()) };
+    let (node, at_unix_ms) = (agent.node().clone(), clock::wall_unix_ms());
+    let record = Command::RecordDivergence { node, fork, end, at_unix_ms };
+    let what = "record the diverged WAL";
+    match agent.submit(record, SUBMIT_LIMIT).await {
+        Ok(Outcome::Applied) => {}
+        Ok(Outcome::Refused(why)) => return Err(JobError::Refused { what, why: why.to_string() }),
+        Err(source) => return Err(JobError::Submit { what, source }),
+    }
+    let Some(known) = diverged::find(agent, fork, end) else {
+        return Err(JobError::NotNow(
+            "the record of the diverged WAL is not applied here yet".into(),
+        ));
+    };
+    let dir = diverged::dir(agent, &known);
+    let kept = database.driver.keep_diverged(fork, end, &dir, Instant::now() + KEEP_LIMIT).await?;
+    let place = dir.display().to_string();
+    events::WalDiverged { node: agent.node(), fork, end, kept: &place }.emit();
+    if let Some(note) = kept.note {
+        warn!(note, "diverged WAL is incomplete");
+    }
+    database.facts().diverged = None;
     Ok(())
 }
 
@@ -165,7 +222,15 @@ pub async fn rewind<D: PostgresDriver>(
             "node {primary} has not completed the checkpoint after its promotion"
         )));
     }
-    let result = database.driver.rewind(&from, Instant::now() + REWIND_LIMIT).await;
+    keep_diverged(&agent, database).await?;
+    let mut result = database.driver.rewind(&from, Instant::now() + REWIND_LIMIT).await;
+    if let Err(error) = &result
+        && missing_wal(error)
+    {
+        info!(%error, "the rewind needs WAL that is not here any more");
+        adopt_missing(&agent, database, &primary).await?;
+        result = database.driver.rewind(&from, Instant::now() + REWIND_LIMIT).await;
+    }
     database.facts().data_dir = None;
     let Err(error) = result else {
         promotions::forget(&agent.config.data_dir);
@@ -180,6 +245,39 @@ pub async fn rewind<D: PostgresDriver>(
         database.facts().compared = Some((epoch, next, Instant::now()));
     }
     Err(error.into())
+}
+
+/// Fetches, for a rewind, everything that others have kept of the time before the fork.
+async fn adopt_missing<D: PostgresDriver>(
+    agent: &Agent<D>,
+    database: &Database<D>,
+    primary: &NodeId,
+) -> Result<(), JobError> {
+    let before = database.facts().rewind_from;
+    let Some(fork) = before else { return Ok(()) };
+    let dir = agent.config.data_dir.join("fetched");
+    let mut files = Vec::new();
+    for node in agent.others().filter(|node| *node != primary).chain([primary]) {
+        let oldest = {
+            let sightings = lock(&agent.sightings);
+            let report = sightings.get(node).and_then(|seen| seen.current().cloned());
+            report.and_then(|r| r.witness.and_then(|w| w.tip).or(r.tip)).map(|tip| tip.oldest)
+        };
+        let Some(oldest) = oldest.filter(|oldest| *oldest < fork.lsn.0) else { continue };
+        let from = WalPosition { timeline: fork.timeline, lsn: Lsn(oldest) };
+        match wal_transfer::fetch_all(agent, node, from, fork, &dir).await {
+            Ok(found) => {
+                files = found;
+                break;
+            }
+            Err(error) => info!(%node, error, "could not fetch the WAL before the fork there"),
+        }
+    }
+    if !files.is_empty() {
+        database.driver.adopt_wal(&files, Instant::now() + KEEP_LIMIT).await?;
+    }
+    drop(std::fs::remove_dir_all(&dir));
+    Ok(())
 }
 
 /// Clones `primary`; what is there is kept aside.
@@ -214,6 +312,7 @@ pub async fn clone<D: PostgresDriver>(
             };
         }
     };
+    keep_before_clone(&agent, database).await?;
     // Not the method call: `Arc` has a `clone_from` of its own.
     let deadline = Instant::now() + CLONE_LIMIT;
     PostgresDriver::clone_from(&*database.driver, &from, &progress, deadline).await?;
@@ -222,6 +321,22 @@ pub async fn clone<D: PostgresDriver>(
     facts.data_dir = None;
     facts.compared = Some((epoch, Relation::Ancestor, Instant::now()));
     Ok(())
+}
+
+/// A clone replaces the directory whatever is in it: that diverged WAL cannot be kept is no reason to
+/// stay without a standby, since the whole directory is moved aside.
+async fn keep_before_clone<D: PostgresDriver>(
+    agent: &Agent<D>,
+    database: &Database<D>,
+) -> Result<(), JobError> {
+    match keep_diverged(agent, database).await {
+        Err(JobError::Action(error)) => {
+            warn!(%error, "diverged WAL was not kept by itself, its data directory is moved aside");
+            database.facts().diverged = None;
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Makes the cluster's database, or takes the one that is here, and registers it.

@@ -10,14 +10,17 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{JobError, POLL, database, guard};
-use crate::agent::{Agent, lock};
+use crate::agent::{Agent, Database, lock};
 use crate::clock;
 use crate::events;
 use crate::lease_keeper;
 use crate::promotions;
+use crate::quorum_keeper;
 
 /// How long ending recovery may take before it is tried again or given up.
 const PROMOTE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a change of a setting may take.
+const SETTING_LIMIT: Duration = Duration::from_secs(3);
 /// How long a release waits for the database to be down.
 const DOWN_LIMIT: Duration = Duration::from_secs(2);
 /// How long telling the cluster may take.
@@ -36,6 +39,7 @@ pub async fn promote<D: PostgresDriver>(
     let began = Instant::now();
     let database = database(&agent)?;
     let run = guard(database)?.run;
+    await_commits(&agent, database, epoch).await?;
     // Rule 57: should this promotion never be recorded, its timeline can still be told from another one
     // of the same number. Synced before the deadline is read: a slow disk must not eat into it unseen.
     let from = database.facts().answer(run).map(|probe| probe.timeline);
@@ -71,6 +75,32 @@ pub async fn promote<D: PostgresDriver>(
         }
         record_promotion(&agent, epoch, begin).await;
     });
+    Ok(())
+}
+
+/// Makes the standby ready to be primary: whoever has to acknowledge commits is in its settings before
+/// the first one can be made, and it has everything that its grant demands.
+async fn await_commits<D: PostgresDriver>(
+    agent: &Agent<D>,
+    database: &Database<D>,
+    epoch: Epoch,
+) -> Result<(), JobError> {
+    let state = agent.state();
+    let not_now = |why: &str| JobError::NotNow(format!("epoch {epoch}: {why}"));
+    let recorded = state.recorded.as_ref().filter(|recorded| recorded.epoch == epoch);
+    let recorded = recorded.ok_or_else(|| not_now("its quorum is not known here yet"))?;
+    let grant = state.lease.grant().filter(|grant| grant.epoch == epoch);
+    let grant = grant.ok_or_else(|| not_now("it is not granted any more"))?;
+    let deadline = Instant::now() + SETTING_LIMIT;
+    if let Some(catch_up) = &grant.catch_up {
+        let had = database.driver.detach(deadline).await?;
+        if had.replayed < catch_up.to.lsn {
+            database.facts().caught_up = None;
+            return Err(not_now("it has not replayed what it has to"));
+        }
+    }
+    let to = quorum_keeper::synchronous(&recorded.quorum);
+    database.driver.set_synchronous(&to, deadline).await?;
     Ok(())
 }
 

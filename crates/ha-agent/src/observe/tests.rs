@@ -24,6 +24,7 @@ fn state(holder: Option<&str>, epoch: u64) -> State {
         incarnation: OWN,
         epoch: Epoch(epoch),
         ttl: Duration::from_secs(3),
+        catch_up: None,
     };
     State {
         format: 1,
@@ -87,6 +88,8 @@ fn answered(in_recovery: bool) -> Facts {
         attached: Vec::new(),
         busy_clients: 0,
         checkpoint_on_timeline: true,
+        synchronous: String::new(),
+        wal_receiver: false,
     };
     let server = Server { run: RUN, answer: Some((probe, Instant::now())), ..Server::default() };
     Facts { server, ..Facts::default() }
@@ -113,7 +116,12 @@ struct Case<'a> {
 }
 
 fn view(case: Case<'_>) -> View {
+    view_after_pledge(case, Epoch::NONE)
+}
+
+fn view_after_pledge(case: Case<'_>, pledged: Epoch) -> View {
     observe(&Seen {
+        pledged,
         node: &id("n1"),
         policy: &Policy::default(),
         state: case.state,
@@ -125,6 +133,40 @@ fn view(case: Case<'_>) -> View {
         now: NOW,
         at: Instant::now(),
     })
+}
+
+#[test]
+fn a_grant_that_this_node_helped_to_end_is_followed_no_more_rule_104() {
+    let theirs = state(Some("n2"), 4);
+    let facts = Facts::default();
+    let case = || Case {
+        state: &theirs,
+        holder: None,
+        permit: permit(Order::Standby),
+        guard: guard(RunState::Idle, 0),
+        facts: &facts,
+    };
+    assert_eq!(view_after_pledge(case(), Epoch(3)).lease, LeaseView::Theirs);
+    assert_eq!(view_after_pledge(case(), Epoch(4)).lease, LeaseView::Unknown);
+}
+
+#[test]
+fn what_a_grant_demands_is_needed_until_it_was_replayed_under_that_grant() {
+    use ha_core::lease::CatchUp as Demand;
+    let mut state = state(Some("n1"), 4);
+    let to = WalPosition { timeline: TimelineId(1), lsn: Lsn(9) };
+    if let Lease::Held(grant) = &mut state.lease {
+        grant.catch_up = Some(Demand { from: id("n3"), to });
+    }
+    let told = |caught_up| {
+        let facts = Facts { caught_up, ..Facts::default() };
+        let (permit, guard) = (permit(Order::Standby), guard(RunState::Idle, 0));
+        view(Case { state: &state, holder: None, permit, guard, facts: &facts }).catch_up
+    };
+    assert_eq!(told(None), CatchUp::Needed);
+    assert_eq!(told(Some((Epoch(3), true))), CatchUp::Needed, "of an earlier grant");
+    assert_eq!(told(Some((Epoch(4), true))), CatchUp::Done);
+    assert_eq!(told(Some((Epoch(4), false))), CatchUp::Failed);
 }
 
 #[test]

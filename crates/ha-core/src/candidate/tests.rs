@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::TimelineId;
+use crate::policy::Durability;
 use crate::state::{Command, Node, Promotion};
 
 const SYSTEM: u64 = 77;
@@ -11,14 +12,19 @@ fn id(name: &str) -> NodeId {
 }
 
 fn state() -> State {
-    let node = |kind| Node { kind, grpc: String::new(), postgres: String::new() };
+    let node = |kind| Node { kind, grpc: String::new(), postgres: String::new(), keeps_wal: true };
     let nodes = BTreeMap::from([
         (id("n1"), node(NodeKind::Data)),
         (id("n2"), node(NodeKind::Data)),
         (id("n3"), node(NodeKind::Witness)),
     ]);
     let mut state = State::default();
-    state.apply(&Command::Found { cluster: "orders".to_owned(), cluster_id: 1, nodes });
+    state.apply(&Command::Found {
+        cluster: "orders".to_owned(),
+        cluster_id: 1,
+        nodes,
+        durability: Durability::Async,
+    });
     state
 }
 
@@ -40,7 +46,13 @@ fn standby(timeline: u32, lsn: u64) -> Database {
 }
 
 fn report(database: Database) -> Report {
-    Report { incarnation: Incarnation(3), primary_epoch: None, database: Some(database) }
+    Report {
+        incarnation: Incarnation(3),
+        primary_epoch: None,
+        database: Some(database),
+        pledged: Epoch::NONE,
+        wal: None,
+    }
 }
 
 fn run(reports: &[(&str, Report)], last_known: Option<(u32, u64)>) -> Election {

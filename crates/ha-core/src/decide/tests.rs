@@ -24,7 +24,7 @@ fn view(lease: LeaseView, instance: Instance, bootstrap: Option<u64>) -> View {
         }
         LeaseView::Unknown | LeaseView::Vacant => None,
     };
-    View { lease, epoch: Epoch(7), holder, instance, bootstrap }
+    View { lease, epoch: Epoch(7), holder, instance, bootstrap, catch_up: CatchUp::Done }
 }
 
 fn all_instances() -> Vec<Instance> {
@@ -44,8 +44,7 @@ fn all_instances() -> Vec<Instance> {
         }
     }
     all.extend([Starting::Standby, Starting::InPlace, Starting::InPlaceTooLong].map(I::Starting));
-    let upstreams = [Upstream::Right, Upstream::Wrong, Upstream::Stuck, Upstream::Diverged];
-    all.extend(upstreams.map(I::Standby));
+    all.extend(UPSTREAMS.map(I::Standby));
     all.extend([Health::Fine, Health::SickReplaceable, Health::SickAlone].map(I::Primary));
     let jobs = [Job::Promote, Job::Initdb, Job::Clone, Job::Rewind, Job::Prepare, Job::HandOver];
     all.extend(jobs.map(I::Working));
@@ -62,10 +61,18 @@ const LEASES: [LeaseView; 7] = [
     LeaseView::Forfeited,
 ];
 
+const UPSTREAMS: [Upstream; 5] =
+    [Upstream::Right, Upstream::Wrong, Upstream::Stuck, Upstream::Starved, Upstream::Diverged];
+
+const CATCH_UPS: [CatchUp; 3] = [CatchUp::Done, CatchUp::Needed, CatchUp::Failed];
+
 fn whole_product() -> impl Iterator<Item = View> {
     LEASES.into_iter().flat_map(|lease| {
         all_instances().into_iter().flat_map(move |instance| {
-            [None, Some(3)].into_iter().map(move |bootstrap| view(lease, instance, bootstrap))
+            [None, Some(3)].into_iter().flat_map(move |bootstrap| {
+                let view = view(lease, instance, bootstrap);
+                CATCH_UPS.map(|catch_up| View { catch_up, ..view.clone() })
+            })
         })
     })
 }
@@ -123,6 +130,21 @@ fn under_its_lease_a_node_promotes_recovers_or_gives_it_back() {
 }
 
 #[test]
+fn a_node_that_lacks_acknowledged_commits_fetches_them_before_it_is_promoted_rule_96() {
+    let epoch = Epoch(7);
+    #[rustfmt::skip]
+    let table = [
+        (CatchUp::Done,   Rule::Granted,        Step::Promote { epoch }),
+        (CatchUp::Needed, Rule::FastForwarding, Step::FastForward { epoch }),
+        (CatchUp::Failed, Rule::CannotCatchUp,  Step::Release { epoch }),
+    ];
+    for (catch_up, rule, step) in table {
+        let view = view(LeaseView::Ours, Instance::Standby(Upstream::Wrong), None);
+        assert_eq!(decide(&View { catch_up, ..view }), Decision { rule, step }, "{catch_up:?}");
+    }
+}
+
+#[test]
 fn a_node_beside_a_primary_ends_up_as_its_standby() {
     let primary = n2();
     let from = || primary.clone();
@@ -131,6 +153,7 @@ fn a_node_beside_a_primary_ends_up_as_its_standby() {
         (Instance::Standby(Upstream::Right),    Rule::Following,      Step::Stay),
         (Instance::Standby(Upstream::Wrong),    Rule::FollowNew,      Step::Follow { primary: from() }),
         (Instance::Standby(Upstream::Stuck),    Rule::NotStreaming,   Step::Compare { primary: from() }),
+        (Instance::Standby(Upstream::Starved),  Rule::Starved,        Step::Refill { primary: from() }),
         (Instance::Standby(Upstream::Diverged), Rule::Diverged,       Step::StopStandby),
         (stopped(Relation::Uncompared),         Rule::Comparing,      Step::Compare { primary: from() }),
         (stopped(Relation::Ancestor),           Rule::Rejoining,      Step::StartStandby { primary: Some(from()) }),
@@ -178,6 +201,10 @@ fn over_the_whole_product_the_invariants_hold() {
         if matches!(step, Step::Promote { .. } | Step::RestartInPlace { .. }) {
             assert_eq!(view.lease, LeaseView::Ours, "{told}");
         }
+        // And only a node that has every acknowledged commit (rule 96).
+        if matches!(step, Step::Promote { .. }) {
+            assert_eq!(view.catch_up, CatchUp::Done, "{told}");
+        }
         // I2: whatever may write without a proven lease is fenced; only a state older than the permit
         // leaves it to the guard.
         if may_write(view.instance) && !matches!(view.lease, LeaseView::Ours | LeaseView::Unknown) {
@@ -209,7 +236,7 @@ fn over_the_whole_product_the_invariants_hold() {
             assert_eq!(step, Step::Stay, "{told}");
         }
     }
-    assert_eq!(seen, LEASES.len() * all_instances().len() * 2);
+    assert_eq!(seen, LEASES.len() * all_instances().len() * 2 * CATCH_UPS.len());
 }
 
 #[test]

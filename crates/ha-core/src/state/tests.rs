@@ -9,7 +9,7 @@ fn id(name: &str) -> NodeId {
 }
 
 fn node(kind: NodeKind) -> Node {
-    Node { kind, grpc: String::new(), postgres: String::new() }
+    Node { kind, grpc: String::new(), postgres: String::new(), keeps_wal: true }
 }
 
 fn founded() -> State {
@@ -19,7 +19,12 @@ fn founded() -> State {
         (id("n2"), node(NodeKind::Data)),
         (id("n3"), node(NodeKind::Witness)),
     ]);
-    let found = Command::Found { cluster: "orders".to_owned(), cluster_id: 1, nodes };
+    let found = Command::Found {
+        cluster: "orders".to_owned(),
+        cluster_id: 1,
+        nodes,
+        durability: Durability::Quorum,
+    };
     assert_eq!(state.apply(&found), Outcome::Applied);
     state
 }
@@ -39,6 +44,7 @@ fn grant(to: &str, epoch: u64) -> Command {
         incarnation: Incarnation(9),
         epoch: Epoch(epoch),
         ttl: Duration::from_secs(3),
+        catch_up: None,
         evidence: "test".to_owned(),
     }
 }
@@ -103,6 +109,29 @@ fn a_promotion_is_recorded_once_and_only_by_the_current_grant() {
     assert_eq!(state.apply(&record(1)), Outcome::Refused(Refused::LeaseVacant));
 }
 
+fn any_mode() -> impl Strategy<Value = Durability> {
+    prop_oneof![Just(Durability::Quorum), Just(Durability::StrictStandby), Just(Durability::Async)]
+}
+
+fn quorum_command() -> impl Strategy<Value = Command> {
+    let members = prop::collection::vec(1..5_u32, 0..3);
+    let set = (0_u64..8, 0_u64..8, any_mode(), members, 0..3_u32, any::<bool>()).prop_map(
+        |(epoch, version, mode, members, required, settled)| Command::SetQuorum {
+            epoch: Epoch(epoch),
+            version,
+            mode,
+            quorum: Quorum {
+                members: members.into_iter().map(|n| id(&format!("n{n}"))).collect(),
+                required,
+            },
+            settled,
+        },
+    );
+    let mode = (0_u64..3, any_mode())
+        .prop_map(|(version, durability)| Command::SetDurability { version, durability });
+    prop_oneof![3 => set, 1 => mode]
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
     let name = prop_oneof![Just(id("n1")), Just(id("n2")), Just(id("n3")), Just(id("n4"))];
     let ttl = (0_u64..3).prop_map(Duration::from_secs);
@@ -111,6 +140,7 @@ fn any_command() -> impl Strategy<Value = Command> {
             cluster: "other".to_owned(),
             cluster_id,
             nodes: BTreeMap::new(),
+            durability: Durability::Async,
         }),
         2 => (name.clone(), 0_u64..5)
             .prop_map(|(to, attempt)| Command::AssignBootstrap { to, attempt }),
@@ -123,6 +153,7 @@ fn any_command() -> impl Strategy<Value = Command> {
             incarnation: Incarnation(1),
             epoch: Epoch(epoch),
             ttl,
+            catch_up: None,
             evidence: String::new(),
         }),
         4 => (0_u64..12).prop_map(vacate),
@@ -137,11 +168,67 @@ fn any_command() -> impl Strategy<Value = Command> {
             let begin = WalPosition { timeline: TimelineId(timeline), lsn: Lsn(lsn) };
             Command::RecordPromotion { epoch: Epoch(epoch), begin, at_unix_ms: 0 }
         }),
+        3 => quorum_command(),
+        1 => (name.clone(), 0_u64..3, 0_u64..3).prop_map(|(node, fork, end)| {
+            let at = |lsn| WalPosition { timeline: TimelineId(1), lsn: Lsn(lsn) };
+            Command::RecordDivergence { node, fork: at(fork), end: at(end), at_unix_ms: 0 }
+        }),
+        1 => (0_u64..6).prop_map(|id| Command::DropDivergence { id }),
         1 => (name, any::<bool>()).prop_map(|(node_id, data)| Command::Describe {
             node: node_id,
             is: node(if data { NodeKind::Data } else { NodeKind::Witness }),
         }),
     ]
+}
+
+#[test]
+fn the_quorum_of_a_grant_is_recorded_in_the_same_step_rule_25() {
+    let mut state = registered();
+    state.apply(&grant("n1", 1));
+    let recorded = state.recorded.clone().expect("recorded with the grant");
+    assert_eq!((recorded.epoch, recorded.primary.as_str()), (Epoch(1), "n1"));
+    assert_eq!(recorded.quorum, Quorum::new([id("n2"), id("n3")], 1));
+    state.apply(&vacate(1));
+    state.apply(&grant("n2", 2));
+    assert_eq!(state.recorded.as_ref().map(|r| r.quorum.clone()), {
+        Some(Quorum::new([id("n1"), id("n3")], 1))
+    });
+    assert_eq!(state.unsettled, [recorded], "until its commits are on the new members");
+}
+
+#[test]
+fn the_quorum_is_changed_only_by_the_holder_and_only_from_what_it_knew() {
+    let mut state = registered();
+    let set = |epoch, version, members: &[&str], required| Command::SetQuorum {
+        epoch: Epoch(epoch),
+        version,
+        mode: Durability::Quorum,
+        quorum: Quorum { members: members.iter().map(|name| id(name)).collect(), required },
+        settled: true,
+    };
+    let refused = Outcome::Refused;
+    assert_eq!(state.apply(&set(1, 0, &["n2"], 1)), refused(Refused::LeaseVacant));
+    state.apply(&grant("n1", 1));
+    let version = state.quorum_version;
+    let stale = Refused::StaleVersion { asked: 0, current: version };
+    assert_eq!(state.apply(&set(1, 0, &["n2"], 1)), refused(stale));
+    let own = Refused::NotAnAcknowledger(id("n1"));
+    assert_eq!(state.apply(&set(1, version, &["n1"], 1)), refused(own));
+    let impossible = Refused::ImpossibleQuorum { required: 2, members: 1 };
+    assert_eq!(state.apply(&set(1, version, &["n2"], 2)), refused(impossible));
+    assert_eq!(state.apply(&set(1, version, &["n2"], 1)), Outcome::Applied);
+    assert_eq!(state.quorum_version, version + 1);
+}
+
+#[test]
+fn a_state_of_the_first_format_stays_asynchronous() {
+    let mut old = serde_json::to_value(registered()).expect("serialisable");
+    let fields = old.as_object_mut().expect("an object");
+    for new in ["durability", "recorded", "unsettled", "quorum_version", "diverged"] {
+        fields.remove(new);
+    }
+    let read: State = serde_json::from_value(old).expect("format 1 is read");
+    assert_eq!((read.durability, read.recorded), (Durability::Async, None));
 }
 
 proptest! {
@@ -171,6 +258,20 @@ proptest! {
             if before.system_identifier.is_some() {
                 prop_assert_eq!(state.system_identifier, before.system_identifier);
             }
+            if let Some(recorded) = &state.recorded {
+                prop_assert_eq!(recorded.epoch, state.last_epoch, "a quorum with each grant");
+                prop_assert!(!recorded.quorum.members.contains(&recorded.primary));
+                prop_assert!(recorded.quorum.required as usize <= recorded.quorum.members.len());
+            }
+            let demanded = |of: &State| of.demands().cloned().collect::<Vec<_>>();
+            if !matches!(command, Command::SetQuorum { .. }) {
+                let kept = demanded(&state);
+                let still = |old: &Recorded| {
+                    kept.iter().any(|new| new.primary == old.primary && new.quorum == old.quorum)
+                };
+                prop_assert!(demanded(&before).iter().all(still), "a demand ends only when settled");
+            }
+            prop_assert!(state.diverged.len() <= DIVERGED_MAX);
             prop_assert!(state.history.len() <= HISTORY_MAX);
             prop_assert!(state.history.windows(2).all(|w| w[0].epoch < w[1].epoch));
         }

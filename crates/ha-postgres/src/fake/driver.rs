@@ -1,6 +1,6 @@
 //! The trait's implementation over a [`FakeWorld`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ha_core::ancestry::{Relation, TimelineSwitch, compare};
@@ -10,10 +10,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Data, FIRST_LSN, FakeWorld, Presence, Server, SetUp, World, boot, boot_now};
 use crate::attempt::Attempt;
+use crate::diverged::{Diverged, SUMMARY_FILE};
 use crate::driver::{
-    ActionError, ControlFile, ControlState, DataDir, Effect, GuardSeen, HalfMade, PostgresDriver,
-    Probe, ProbeError, Upstream, UpstreamHistory,
+    ActionError, ControlFile, ControlState, DataDir, Detached, Effect, GuardSeen, HalfMade,
+    PostgresDriver, Probe, ProbeError, Receivers, Synchronous, Upstream, UpstreamHistory,
 };
+use crate::process::diverged::summary;
 
 /// How long a step of a tool takes.
 const STEP: Duration = Duration::from_millis(5);
@@ -23,8 +25,8 @@ const CLONE_BYTES: u64 = 30 << 20;
 /// Runs one node of a [`FakeWorld`].
 #[derive(Debug, Clone)]
 pub struct FakeDriver {
-    world: FakeWorld,
-    node: NodeId,
+    pub(super) world: FakeWorld,
+    pub(super) node: NodeId,
 }
 
 impl FakeDriver {
@@ -33,14 +35,18 @@ impl FakeDriver {
     }
 
     /// Looks at or changes this node after letting the world run on.
-    fn here<T>(&self, act: impl FnOnce(&mut Server) -> T) -> T {
+    pub(super) fn here<T>(&self, act: impl FnOnce(&mut Server) -> T) -> T {
         let mut world = self.world.lock();
         world.tick();
         act(world.servers.get_mut(&self.node).expect("a driver's node is in its world"))
     }
 
     /// Waits as a frozen server makes one wait.
-    async fn answered(&self, during: &'static str, deadline: Instant) -> Result<(), ProbeError> {
+    pub(super) async fn answered(
+        &self,
+        during: &'static str,
+        deadline: Instant,
+    ) -> Result<(), ProbeError> {
         let began = Instant::now();
         if self.here(|server| server.running.is_none()) {
             return Err(ProbeError::Refused);
@@ -53,7 +59,7 @@ impl FakeDriver {
         Ok(())
     }
 
-    async fn reached(&self, attempt: &Attempt) -> Result<(), ActionError> {
+    pub(super) async fn reached(&self, attempt: &Attempt) -> Result<(), ActionError> {
         self.answered("connecting", attempt.deadline()).await.map_err(|error| match error {
             ProbeError::TimedOut { .. } => attempt.timed_out(),
             error => attempt.refused(error),
@@ -85,13 +91,19 @@ impl FakeDriver {
         Ok((server.data.clone(), server.running.is_some_and(|running| !running.in_recovery)))
     }
 
-    fn prepare(&self, standby: bool, upstream: Option<&Upstream>) -> Result<(), ActionError> {
+    fn prepare(
+        &self,
+        standby: bool,
+        upstream: Option<&Upstream>,
+        admit: bool,
+    ) -> Result<(), ActionError> {
         let attempt = Attempt::new("prepare the start", Instant::now());
         self.change(&attempt, |server| {
             if server.data.presence != Presence::Present {
                 return Err(attempt.cannot(format!("the data is {:?}", server.data.presence)));
             }
             server.set_up = Some(set_up(standby, upstream));
+            server.admits = admit;
             Ok(())
         })
     }
@@ -205,12 +217,8 @@ impl PostgresDriver for FakeDriver {
         let mut world = self.world.lock();
         world.tick();
         let source = world.source_of(&self.node);
-        let attached = world
-            .servers
-            .iter()
-            .filter(|(node, _)| world.source_of(node).as_ref() == Some(&self.node));
-        let attached = attached.map(|(node, server)| (node.to_string(), server.data.flushed));
-        let attached = attached.collect();
+        let attached = world.receivers_of(&self.node).into_iter();
+        let attached = attached.map(|(node, flushed)| (node.to_string(), flushed)).collect();
         let upstream_end = source.as_ref().and_then(|source| world.servers.get(source));
         let upstream_end = upstream_end.map_or(Lsn::ZERO, |server| server.data.flushed);
         let server = world.servers.get(&self.node).ok_or(ProbeError::Refused)?;
@@ -228,6 +236,8 @@ impl PostgresDriver for FakeDriver {
             pending_restart: false,
             attached,
             busy_clients: 0,
+            synchronous: server.synchronous.setting(),
+            wal_receiver: source.is_some(),
             checkpoint_on_timeline: !in_recovery && data.checkpointed == data.timeline,
         })
     }
@@ -296,7 +306,7 @@ impl PostgresDriver for FakeDriver {
         }
         let (timeline, flushed) = (source.timeline, source.flushed);
         match compare(ours.end(), &ours.history, timeline, &source.history, flushed) {
-            Relation::Ancestor => return self.prepare(true, Some(upstream)),
+            Relation::Ancestor => return self.prepare(true, Some(upstream), true),
             Relation::Unrelated => return Err(attempt.cannot("the histories share nothing")),
             Relation::Diverged { .. } if ours.timeline == source.timeline => {
                 return Err(attempt.cannot("both wrote the same timeline"));
@@ -310,16 +320,56 @@ impl PostgresDriver for FakeDriver {
         self.take_over(upstream, HalfMade::Rewind, &attempt).await
     }
 
+    /// Its WAL is but a number: only the summary is written, without transactions.
+    async fn keep_diverged(
+        &self,
+        fork: WalPosition,
+        end: WalPosition,
+        into: &Path,
+        deadline: Instant,
+    ) -> Result<Diverged, ActionError> {
+        let attempt = Attempt::new(format!("keep diverged WAL in {}", into.display()), deadline);
+        let bytes = end.lsn.bytes_after(fork.lsn);
+        if bytes == 0 {
+            return Err(attempt.cannot(format!("{end} is not after {fork}")));
+        }
+        self.change(&attempt, |_| Ok(()))?;
+        sleep(STEP).await;
+        let kept = Diverged {
+            fork,
+            end,
+            bytes,
+            copied_bytes: bytes,
+            transactions: Vec::new(),
+            transactions_total: 0,
+            truncated: false,
+            note: Some("the server is not real".to_owned()),
+        };
+        let file = into.join(SUMMARY_FILE);
+        let written = std::fs::create_dir_all(into)
+            .and_then(|()| std::fs::write(&file, summary::to_json(&kept)));
+        written.map_err(|error| attempt.refused(format!("{}: {error}", file.display())))?;
+        Ok(kept)
+    }
+
+    async fn adopt_wal(&self, _files: &[PathBuf], deadline: Instant) -> Result<(), ActionError> {
+        self.change(&Attempt::new("adopt WAL", deadline), |_| Ok(()))
+    }
+
     async fn prepare_standby(
         &self,
         upstream: Option<&Upstream>,
         _deadline: Instant,
     ) -> Result<(), ActionError> {
-        self.prepare(true, upstream)
+        self.prepare(true, upstream, true)
     }
 
-    async fn prepare_restart_in_place(&self, _deadline: Instant) -> Result<(), ActionError> {
-        self.prepare(false, None)
+    async fn prepare_restart_in_place(
+        &self,
+        admit: bool,
+        _deadline: Instant,
+    ) -> Result<(), ActionError> {
+        self.prepare(false, None, admit)
     }
 
     async fn follow(
@@ -369,7 +419,7 @@ impl PostgresDriver for FakeDriver {
         peers: &[NodeId],
         positions: &[(NodeId, Lsn)],
         deadline: Instant,
-    ) -> Result<(), ActionError> {
+    ) -> Result<Vec<NodeId>, ActionError> {
         self.reached(&Attempt::new("keep replication slots", deadline)).await?;
         self.here(|server| {
             let replayed = server.data.replayed;
@@ -382,7 +432,47 @@ impl PostgresDriver for FakeDriver {
                 }
             }
         });
+        Ok(Vec::new())
+    }
+
+    async fn set_synchronous(
+        &self,
+        to: &Synchronous,
+        deadline: Instant,
+    ) -> Result<(), ActionError> {
+        self.say_synchronous(to, deadline).await
+    }
+
+    async fn receivers(&self, deadline: Instant) -> Result<Receivers, ProbeError> {
+        self.look_at_receivers(deadline).await
+    }
+
+    async fn settle_synchronous(
+        &self,
+        to: &Synchronous,
+        deadline: Instant,
+    ) -> Result<Lsn, ActionError> {
+        self.settle(to, deadline).await
+    }
+
+    async fn admit_clients(&self, admit: bool, deadline: Instant) -> Result<(), ActionError> {
+        self.let_in(admit, deadline).await
+    }
+
+    async fn detach(&self, deadline: Instant) -> Result<Detached, ActionError> {
+        self.stop_receiving(deadline).await
+    }
+
+    fn spool(&self) -> PathBuf {
+        format!("/fake/{}.haclt/spool", self.node).into()
+    }
+
+    fn clear_spool(&self) -> Result<(), ActionError> {
         Ok(())
+    }
+
+    fn wal_dir(&self) -> PathBuf {
+        format!("/fake/{}/pg_wal", self.node).into()
     }
 
     async fn end_of_wal(&self, _deadline: Instant) -> Result<WalPosition, ActionError> {
@@ -408,6 +498,7 @@ impl PostgresDriver for FakeDriver {
             flushed: data.flushed,
             writable,
             checkpoint_on_timeline: writable && data.checkpointed == data.timeline,
+            kept_from: Some(Lsn(1)),
         })
     }
 
@@ -419,6 +510,15 @@ impl PostgresDriver for FakeDriver {
             server.set_up = None;
             Ok(PathBuf::from(format!("/fake/aside-{:04}-{why}", server.moved_aside)))
         })
+    }
+
+    fn prune_aside(&self, keep: usize) -> Result<Vec<PathBuf>, ActionError> {
+        Ok(self.here(|server| {
+            let surplus =
+                server.moved_aside.saturating_sub(u32::try_from(keep).unwrap_or(u32::MAX));
+            server.moved_aside -= surplus;
+            (1..=surplus).map(|number| format!("/fake/aside-{number:04}").into()).collect()
+        }))
     }
 
     fn free_bytes(&self) -> Result<u64, ActionError> {

@@ -2,7 +2,7 @@ use ha_core::permit::StopMode;
 use tokio::time::Instant;
 
 use super::*;
-use crate::driver::{GuardSeen, PostgresDriver as _, ProbeError, Upstream};
+use crate::driver::{GuardSeen, PostgresDriver as _, ProbeError, Synchronous, Upstream};
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(5)
@@ -64,6 +64,31 @@ async fn a_standby_streams_and_a_diverged_primary_must_be_rewound() {
 }
 
 #[tokio::test]
+async fn a_commit_is_acknowledged_by_whom_the_setting_names() {
+    let (world, n1, n2) = pair().await;
+    let acknowledged = || world.acknowledged(&node("n1"));
+    let any = |name: &str| Synchronous::Any { required: 1, members: vec![node(name)] };
+    assert_eq!(acknowledged(), None, "a start closes it");
+    n1.settle_synchronous(&any("n2"), soon()).await.unwrap();
+    let end = world.write(&node("n1"), 100).unwrap();
+    assert_eq!(acknowledged(), Some(end));
+    let seen = n1.receivers(soon()).await.unwrap();
+    assert_eq!(seen.rows.iter().map(|row| row.priority).collect::<Vec<_>>(), [1]);
+    assert_eq!(n2.detach(soon()).await.unwrap().flushed, end);
+    world.write(&node("n1"), 100).unwrap();
+    assert_eq!(acknowledged(), None);
+    assert!(!n2.probe(soon()).await.unwrap().wal_receiver);
+    n2.follow(Some(&upstream("n1")), soon()).await.unwrap();
+    assert_eq!(acknowledged(), Some(Lsn(end.0 + 100)));
+    n1.set_synchronous(&any("n3"), soon()).await.unwrap();
+    assert_eq!(acknowledged(), None);
+    n1.admit_clients(false, soon()).await.unwrap();
+    assert!(!world.admits(&node("n1")) && world.admits(&node("n2")));
+    assert!(n2.settle_synchronous(&any("n1"), soon()).await.is_err());
+    assert!(n1.detach(soon()).await.is_err());
+}
+
+#[tokio::test]
 async fn the_guard_kills_at_the_deadline_and_starts_nothing_twice() {
     let (world, n1, n2) = pair().await;
     permit(&n1, 1, right(1, Duration::from_millis(60)));
@@ -77,7 +102,7 @@ async fn the_guard_kills_at_the_deadline_and_starts_nothing_twice() {
     permit(&n1, 1, right(1, LONG));
     assert_eq!(n1.probe(soon()).await, Err(ProbeError::Refused));
     // A restart in place needs the same epoch.
-    n1.prepare_restart_in_place(soon()).await.unwrap();
+    n1.prepare_restart_in_place(true, soon()).await.unwrap();
     permit(&n1, 2, right(2, LONG));
     assert_eq!(n1.probe(soon()).await, Err(ProbeError::Refused));
     world.switch(&node("n2"), |switches| switches.frozen = true);

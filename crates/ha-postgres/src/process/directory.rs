@@ -71,6 +71,11 @@ impl Layout {
         self.run_dir.join("pgpass")
     }
 
+    /// WAL that another node gave, to be restored from.
+    pub(super) fn spool(&self) -> PathBuf {
+        self.run_dir.join("spool")
+    }
+
     /// The superuser's password, while `initdb` runs.
     pub(super) fn password_file(&self) -> PathBuf {
         self.run_dir.join("initdb.pw")
@@ -114,7 +119,8 @@ pub(super) fn make_own_directories(config: &ProcessConfig, layout: &Layout) -> R
     make_dir(&config.log_dir, None, 0o755)?;
     make_dir(&server_log_dir(config), config.run_as, 0o700)?;
     // Whoever may use the socket must be able to reach it; the pass file in it has mode 0600.
-    make_dir(&layout.run_dir, config.run_as, 0o755)
+    make_dir(&layout.run_dir, config.run_as, 0o755)?;
+    make_dir(&layout.spool(), config.run_as, 0o700)
 }
 
 pub(super) fn server_log_dir(config: &ProcessConfig) -> PathBuf {
@@ -122,7 +128,7 @@ pub(super) fn server_log_dir(config: &ProcessConfig) -> PathBuf {
 }
 
 /// Makes a directory unless it is there, and gives it to the user.
-pub(super) fn make_dir(path: &Path, owner: Option<RunAs>, mode: u32) -> Result<(), String> {
+pub(crate) fn make_dir(path: &Path, owner: Option<RunAs>, mode: u32) -> Result<(), String> {
     let fault = |error: io::Error| format!("cannot make {}: {error}", path.display());
     if !path.is_dir() {
         DirBuilder::new().recursive(true).mode(mode).create(path).map_err(fault)?;
@@ -141,7 +147,7 @@ fn give(path: &Path, owner: Option<RunAs>) -> io::Result<()> {
 
 /// Writes a file of mode 0600 by atomic rename, unless it holds just that already. On disk when
 /// it returns. Returns whether anything changed.
-pub(super) fn write_file(
+pub(crate) fn write_file(
     path: &Path,
     content: impl AsRef<[u8]>,
     owner: Option<RunAs>,
@@ -200,6 +206,25 @@ pub(super) fn sync_parent(path: &Path) -> Result<(), String> {
 /// Returns whether the directory is there and holds nothing.
 pub(super) fn is_empty(path: &Path) -> io::Result<bool> {
     Ok(fs::read_dir(path)?.next().transpose()?.is_none())
+}
+
+/// Removes what is in a directory, but not the directory: it may be a mount point.
+pub(super) fn empty_dir(path: &Path) -> Result<(), String> {
+    let fault = |error: io::Error| format!("cannot empty {}: {error}", path.display());
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fault(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(fault)?.path();
+        if path.is_dir() && !path.is_symlink() {
+            remove_tree(&path)?;
+        } else {
+            remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Moves the data directory to a new name beside it and leaves an empty one, in one step.
@@ -267,14 +292,18 @@ pub(super) fn wal_files(layout: &Layout) -> Result<Vec<String>, String> {
 ///
 /// Not of the newest history file: a standby fetches those of timelines that it cannot follow.
 pub(super) fn local_history(layout: &Layout) -> Result<Vec<TimelineSwitch>, String> {
+    history_of(layout, newest_timeline(layout)?)
+}
+
+/// Returns the newest timeline that there is a segment of.
+pub(super) fn newest_timeline(layout: &Layout) -> Result<TimelineId, String> {
     let of_segments = wal_files(layout)?;
     let timeline = of_segments
         .iter()
         .filter(|name| name.strip_suffix(".partial").unwrap_or(name).len() == 24)
         .filter_map(|name| u32::from_str_radix(name.get(..8)?, 16).ok())
         .max();
-    let timeline = TimelineId(timeline.ok_or("pg_wal holds no WAL")?);
-    history_of(layout, timeline)
+    Ok(TimelineId(timeline.ok_or("pg_wal holds no WAL")?))
 }
 
 /// Reads the history file of a timeline; the first one has none.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use postgres_protocol::password::scram_sha_256;
 use tracing::warn;
 
-use super::directory::{make_dir, remove_file, remove_tree, write_file};
+use super::directory::{empty_dir, make_dir, remove_file, write_file};
 use super::{Changing, ProcessDriver, settings};
 use crate::attempt::Attempt;
 use crate::driver::{ActionError, ControlFile, DataDir, Effect, HalfMade};
@@ -130,8 +130,13 @@ impl ProcessDriver {
             write!(statement, " GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {user};")
                 .expect("writing to a String cannot fail");
         }
-        // No statement of this session reaches a log, the verifier with it (rule 69).
-        let quiet = [("log_statement", "none"), ("log_min_error_statement", "panic")];
+        // No statement of this session reaches a log, the verifier with it (rule 69). It does not wait
+        // for those who acknowledge: they may need this very user to connect.
+        let quiet = [
+            ("log_statement", "none"),
+            ("log_min_error_statement", "panic"),
+            ("synchronous_commit", "local"),
+        ];
         self.execute(&statement, &quiet, attempt, Effect::Unknown).await?;
         Ok(true)
     }
@@ -176,23 +181,4 @@ impl Drop for PasswordFile {
             warn!(error, "could not remove a password file");
         }
     }
-}
-
-/// Removes what is in a directory, but not the directory: it may be a mount point.
-fn empty_dir(path: &std::path::Path) -> Result<(), String> {
-    let fault = |error: std::io::Error| format!("cannot empty {}: {error}", path.display());
-    let entries = match std::fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(fault(error)),
-    };
-    for entry in entries {
-        let path = entry.map_err(fault)?.path();
-        if path.is_dir() && !path.is_symlink() {
-            remove_tree(&path)?;
-        } else {
-            remove_file(&path)?;
-        }
-    }
-    Ok(())
 }

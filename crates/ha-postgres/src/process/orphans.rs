@@ -90,8 +90,8 @@ fn is_server(pid: i32, data_dir: &Path) -> bool {
     })
 }
 
-/// Returns whether the process is a tool of ours on the data directory, begun by another agent.
-fn is_leftover_tool(pid: i32, data_dir: &Path, us: &str) -> bool {
+/// Returns whether the process is a tool of ours on the directory, begun by another agent than `us`.
+fn is_tool(pid: i32, data_dir: &Path, us: Option<&str>) -> bool {
     let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
     let value = |name: &str| {
         environment.split(|byte| *byte == 0).find_map(|entry| {
@@ -99,7 +99,7 @@ fn is_leftover_tool(pid: i32, data_dir: &Path, us: &str) -> bool {
         })
     };
     value(DATA_DIR_MARK).is_some_and(|dir| Path::new(dir) == data_dir)
-        && value(STARTED_BY_MARK).is_some_and(|by| by != us)
+        && value(STARTED_BY_MARK).is_some_and(|by| us.is_none_or(|us| by != us))
 }
 
 /// Kills tools that an earlier agent left behind on the data directory (rule 63).
@@ -107,14 +107,27 @@ pub(super) async fn end_leftover_tools(
     data_dir: &Path,
     attempt: &Attempt,
 ) -> Result<(), ActionError> {
-    let us = started_by();
+    end_tools(data_dir, Some(&started_by()), attempt).await
+}
+
+/// Returns the tools of ours that work on a directory, whoever began them.
+pub(crate) fn tools_on(data_dir: &Path) -> Vec<i32> {
+    pids().into_iter().filter(|pid| is_tool(*pid, data_dir, None)).collect()
+}
+
+/// Kills the tools on a directory, but not those begun by `spared`, and returns once they are gone.
+pub(crate) async fn end_tools(
+    data_dir: &Path,
+    spared: Option<&str>,
+    attempt: &Attempt,
+) -> Result<(), ActionError> {
     loop {
-        let left = find(|pid| is_leftover_tool(pid, data_dir, &us));
+        let left = find(|pid| is_tool(pid, data_dir, spared));
         if left.is_empty() {
             return Ok(());
         }
         for tool in &left {
-            warn!(pid = tool.pid, "killing a tool that an earlier agent left behind");
+            warn!(pid = tool.pid, "killing a tool that was left behind");
             tool.signal(Signal::KILL);
         }
         if attempt.left().is_zero() {
@@ -138,6 +151,15 @@ impl ProcessDriver {
     pub(super) fn servers(&self) -> Vec<i32> {
         let data_dir = &self.layout.data_dir;
         pids().into_iter().filter(|pid| is_server(*pid, data_dir)).collect()
+    }
+
+    /// Signals a process of our server. Returns whether the number still meant one.
+    pub(super) fn signal_server(&self, pid: i32, signals: &[Signal]) -> bool {
+        let data_dir = &self.layout.data_dir;
+        let handle = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        // Looked at while held.
+        let Some(handle) = handle.filter(|_| is_server(pid, data_dir)) else { return false };
+        signals.iter().all(|signal| pidfd_send_signal(&handle, *signal).is_ok())
     }
 
     /// Kills servers and tools that nobody guards, and returns once they are gone.

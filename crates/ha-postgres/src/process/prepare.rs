@@ -6,12 +6,12 @@ use std::io;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use super::directory::{Layout, make_own_directories, remove_file, write_file};
-use super::settings::{self, CONF_FILE, HBA_FILE, Settings};
+use super::directory::{Layout, empty_dir, make_own_directories, remove_file, write_file};
+use super::settings::{self, CONF_FILE, CONNINFO, HBA_FILE, Settings};
 use super::{Changing, ProcessConfig, ProcessDriver};
 use crate::attempt::Attempt;
 use crate::control_file::ControlData;
@@ -25,19 +25,37 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const SIGNAL_EVERY: Duration = Duration::from_secs(1);
 
 impl ProcessDriver {
-    /// Makes a stopped data directory ready to start, as a standby or in place as a primary.
-    pub(super) async fn prepare(
+    /// Makes a stopped data directory ready to start as a standby.
+    pub(super) async fn prepare_as_standby(
         &self,
         upstream: Option<&Upstream>,
-        standby: bool,
-        changing: &Changing,
         attempt: &Attempt,
     ) -> Result<(), ActionError> {
+        let changing = self.change(attempt).await?;
+        self.expect_startable(attempt)?;
+        self.configure(upstream, true, &changing, attempt).await
+    }
+
+    /// Makes it ready to start in place as a primary. Ordinary clients may stay out (rule 99).
+    pub(super) async fn prepare_in_place(
+        &self,
+        admit: bool,
+        attempt: &Attempt,
+    ) -> Result<(), ActionError> {
+        let changing = self.change(attempt).await?;
+        self.expect_startable(attempt)?;
+        self.configure(None, false, &changing, attempt).await?;
+        let closed = self.file_work(&changing, attempt, move |config, layout| {
+            write_file(&layout.in_data(HBA_FILE), settings::hba(config, admit), config.run_as)
+        });
+        closed.await.map(drop)
+    }
+
+    fn expect_startable(&self, attempt: &Attempt) -> Result<(), ActionError> {
         if let Some(kind) = self.layout.mark().map_err(|error| attempt.cannot(error))? {
             return Err(attempt.cannot(format!("the data directory is half made: {kind:?}")));
         }
-        self.expect_free_port(attempt)?;
-        self.configure(upstream, standby, changing, attempt).await
+        self.expect_free_port(attempt)
     }
 
     /// The server would only say so in its log, and end.
@@ -75,6 +93,7 @@ impl ProcessDriver {
         let done = self.file_work(changing, attempt, move |config, layout| {
             let signal = layout.in_data("standby.signal");
             remove_file(&layout.in_data("recovery.signal"))?;
+            empty_dir(&layout.spool())?;
             if standby {
                 write_file(&signal, "", config.run_as).map(drop)
             } else {
@@ -97,12 +116,11 @@ impl ProcessDriver {
         let lowest = control.lowest.clone();
         let done = self.file_work(changing, attempt, move |config, layout| {
             make_own_directories(config, layout)?;
-            let settings =
-                Settings { major, upstream: upstream.as_ref(), raised, ..Settings::default() };
+            let settings = Settings { major, upstream: upstream.as_ref(), raised };
             write_generated(config, layout, &settings)?;
             edit(config, layout, "postgresql.conf", settings::with_include)?;
             let strip = |text: &str| settings::stripped(text, &lowest);
-            edit(config, layout, "postgresql.auto.conf", strip)
+            edit(config, layout, "postgresql.auto.conf", strip).map(drop)
         });
         done.await
     }
@@ -168,23 +186,49 @@ impl ProcessDriver {
     }
 
     /// Replaces the upstream in our settings and leaves everything else as it is, the raised
-    /// settings too: they are those of the running server.
-    async fn write_upstream(
+    /// settings too: they are those of the running server. Without one the password goes, too: no
+    /// WAL receiver can connect any more.
+    pub(super) async fn write_upstream(
         &self,
         upstream: Option<&Upstream>,
         attempt: &Attempt,
     ) -> Result<(), ActionError> {
-        let lock = std::sync::Arc::clone(&self.changing).lock_owned();
-        let lock = tokio::time::timeout_at(attempt.deadline(), lock);
-        let changing = std::sync::Arc::new(lock.await.map_err(|_| attempt.timed_out())?);
         let upstream = upstream.cloned();
+        let changing = self.change_running(attempt).await?;
         let done = self.file_work(&changing, attempt, move |config, layout| {
-            let conninfo = upstream
-                .map_or_else(String::new, |it| settings::standby_conninfo(config, layout, &it));
-            write_file(&layout.pass_file(), settings::pass_file(config), config.run_as)?;
-            edit(config, layout, CONF_FILE, |text| settings::with_conninfo(text, &conninfo))
+            let conninfo = if let Some(upstream) = &upstream {
+                write_file(&layout.pass_file(), settings::pass_file(config), config.run_as)?;
+                settings::standby_conninfo(config, layout, upstream)
+            } else {
+                remove_file(&layout.pass_file())?;
+                String::new()
+            };
+            let set = |text: &str| settings::with_setting(text, CONNINFO, &conninfo);
+            edit(config, layout, CONF_FILE, set).map(drop)
         });
         done.await
+    }
+
+    /// Replaces a file of the running server's configuration if `change` wants it changed. Returns
+    /// whether it did.
+    pub(super) async fn rewrite(
+        &self,
+        attempt: &Attempt,
+        name: &'static str,
+        change: impl Fn(&ProcessConfig, &Layout, &str) -> Option<String> + Send + 'static,
+    ) -> Result<bool, ActionError> {
+        let changing = self.change_running(attempt).await?;
+        let done = self.file_work(&changing, attempt, move |config, layout| {
+            edit(config, layout, name, |text| change(config, layout, text))
+        });
+        done.await
+    }
+
+    /// Waits for the right to change files of the data directory while the server may run.
+    async fn change_running(&self, attempt: &Attempt) -> Result<Changing, ActionError> {
+        let lock = std::sync::Arc::clone(&self.changing).lock_owned();
+        let lock = tokio::time::timeout_at(attempt.deadline(), lock);
+        Ok(std::sync::Arc::new(lock.await.map_err(|_| attempt.timed_out())?))
     }
 
     async fn live_conninfo(&self, attempt: &Attempt) -> Result<String, WireError> {
@@ -201,13 +245,13 @@ impl ProcessDriver {
     }
 
     /// Makes the server read its configuration again.
-    async fn reload(&self, attempt: &Attempt) -> Result<(), ActionError> {
+    pub(super) async fn reload(&self, attempt: &Attempt) -> Result<(), ActionError> {
         // A server that is starting accepts no session, but takes the signal.
         if let GuardSeen::Alive(status) = self.guard_seen()
-            && let Some(pid) = status.postmaster.and_then(Pid::from_raw)
-            && self.servers().contains(&pid.as_raw_pid())
+            && let Some(pid) = status.postmaster
+            && self.signal_server(pid, &[Signal::HUP])
         {
-            return kill_process(pid, Signal::HUP).map_err(|errno| attempt.refused(errno));
+            return Ok(());
         }
         let ask = "SELECT pg_reload_conf()";
         self.execute(ask, &[], attempt, Effect::Unknown).await.map(drop)
@@ -222,18 +266,19 @@ fn write_generated(
 ) -> Result<(), String> {
     let owner = config.run_as;
     write_file(&layout.pass_file(), settings::pass_file(config), owner)?;
-    write_file(&layout.in_data(HBA_FILE), settings::hba(config), owner)?;
+    write_file(&layout.in_data(HBA_FILE), settings::hba(config, true), owner)?;
     write_file(&layout.in_data(CONF_FILE), settings::conf(config, layout, settings), owner)?;
     Ok(())
 }
 
 /// Replaces a file of the data directory if `change` wants it changed; a missing one counts as empty.
+/// Returns whether it did.
 fn edit(
     config: &ProcessConfig,
     layout: &Layout,
     name: &str,
     change: impl Fn(&str) -> Option<String>,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let path = layout.in_data(name);
     let old = match fs::read(&path) {
         Ok(old) => old,
@@ -248,5 +293,5 @@ fn edit(
         let back = |c| u8::try_from(u32::from(c)).unwrap_or(b'?');
         change(&text).map(|new| new.chars().map(back).collect())
     };
-    new.map_or(Ok(()), |new| write_file(&path, new, config.run_as).map(drop))
+    new.map_or(Ok(false), |new| write_file(&path, new, config.run_as))
 }

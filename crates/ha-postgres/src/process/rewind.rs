@@ -12,6 +12,7 @@ use crate::attempt::Attempt;
 use crate::driver::{
     ActionError, ControlState, DataDir, Effect, HalfMade, Upstream, UpstreamHistory,
 };
+use crate::tool::ToolError;
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -28,6 +29,11 @@ impl ProcessDriver {
             DataDir::HalfMade(HalfMade::Rewind) => true,
             other => return Err(attempt.cannot(format!("the data directory is {other:?}"))),
         };
+        if repeated && !self.layout.in_data("global/pg_control").exists() {
+            return Err(
+                attempt.cannot("the directory that was being rewound is not there any more")
+            );
+        }
         let control = self.read_control(attempt).await?;
         let source = self.rewindable_source(upstream, attempt).await?;
         if source.system_identifier != control.system_identifier {
@@ -52,8 +58,10 @@ impl ProcessDriver {
                 self.recover(&changing, attempt).await?;
             }
         }
-        self.run_rewind(upstream, &changing, attempt).await?;
+        // Before it takes long: from here on the upstream keeps the WAL that is needed afterwards. And
+        // once the rewind is done, nothing is left that needs the upstream.
         self.ensure_slot_on(upstream, attempt).await?;
+        self.run_rewind(upstream, repeated, &changing, attempt).await?;
         self.configure(Some(upstream), true, &changing, attempt).await?;
         self.file_work(&changing, attempt, |_, layout| layout.clear_mark()).await
     }
@@ -97,7 +105,8 @@ impl ProcessDriver {
     ///
     /// A directory that last ran as a standby is recovered too, as if it had crashed: `pg_rewind`
     /// looks at what such a one has *replayed*, but it would replay all that it has received.
-    /// Archiving must fail meanwhile: no segment of the abandoned branch may leave (rule 46).
+    /// Archiving must fail meanwhile: no segment of the abandoned branch may leave (rule 46). And no
+    /// segment may go: `pg_rewind` reads back to the last checkpoint before the fork.
     async fn recover(&self, changing: &Changing, attempt: &Attempt) -> Result<(), ActionError> {
         if self.layout.in_data("backup_label").exists() {
             return Err(attempt.cannot("it is a clone that was never started"));
@@ -107,13 +116,19 @@ impl ProcessDriver {
             remove_file(&layout.in_data("recovery.signal"))
         });
         removed.await?;
-        let no_archive = ["archive_mode=on", "archive_command=false", "archive_library="];
-        self.single_user(String::new(), &no_archive, changing, attempt).await
+        let keep = [
+            "archive_mode=on",
+            "archive_command=false",
+            "archive_library=",
+            "wal_keep_size=1000000GB",
+        ];
+        self.single_user(String::new(), &keep, changing, attempt).await
     }
 
     async fn run_rewind(
         &self,
         upstream: &Upstream,
+        repeated: bool,
         changing: &Changing,
         attempt: &Attempt,
     ) -> Result<(), ActionError> {
@@ -129,7 +144,104 @@ impl ProcessDriver {
             "--no-ensure-shutdown".to_owned(),
         ];
         let tool = self.tool("pg_rewind").args(args).pass_file(&self.layout.pass_file());
-        let done = tool.run(attempt.deadline()).await;
-        done.map(drop).map_err(|error| error.during(attempt, Effect::Unknown))
+        match tool.run(attempt.deadline()).await {
+            Ok(_) => Ok(()),
+            Err(ToolError::Failed { why, errors, .. }) => {
+                let why = told(&why, &errors);
+                // A first run that fails may have changed nothing. Once a run was cut off while it
+                // changed the directory, the WAL and the control file that the next one reads may be
+                // those of the upstream already.
+                if repeated && said_why(&errors) && is_of_target(&why) {
+                    return Err(attempt.cannot(format!("pg_rewind, run again: {why}")));
+                }
+                Err(attempt.failed(format!("pg_rewind: {why}"), Effect::Unknown))
+            }
+            Err(error) => Err(error.during(attempt, Effect::Unknown)),
+        }
+    }
+}
+
+/// Adds to the last error the files that could not be opened before: `pg_rewind` names them apart.
+fn told(why: &str, errors: &[String]) -> String {
+    let files = errors.iter().filter_map(|line| {
+        let at = line.find("could not open file")?;
+        line.get(at..).filter(|text| !why.contains(text))
+    });
+    let all: Vec<&str> = files.chain([why]).collect();
+    if errors.is_empty() || said_why(errors) {
+        return all.join("; ");
+    }
+    // What stands there then is only how far it came.
+    format!("it was ended after: {}", why.trim_start_matches("pg_rewind: "))
+}
+
+/// Returns whether the tool gave a reason: one that was killed has none.
+fn said_why(errors: &[String]) -> bool {
+    errors.iter().any(|line| ["error: ", "fatal: "].iter().any(|word| line.contains(word)))
+}
+
+/// Returns whether `pg_rewind` failed because of the directory, not because of the upstream or of a
+/// full disk.
+///
+/// # Sources
+/// PostgreSQL, `pg_rewind/libpq_source.c`, and the messages of libpq and of a server that ends.
+fn is_of_target(why: &str) -> bool {
+    let elsewhere = [
+        "connect",
+        "source server",
+        "remote file",
+        "from source",
+        "could not send",
+        "could not receive",
+        "SSL",
+        "the database system is",
+        "No space left on device",
+        "canceling statement",
+    ];
+    !elsewhere.iter().any(|words| why.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::missing_wal;
+
+    #[test]
+    fn the_file_that_is_missing_is_named_with_the_last_error() {
+        let file = "could not open file \"/data/pg_wal/000000010000000000000003\": No such file \
+                    or directory";
+        let last = "could not find previous WAL record at 0/3000028";
+        let errors = [format!("pg_rewind: error: {file}"), format!("pg_rewind: error: {last}")];
+        let why = told(last, &errors);
+        assert_eq!(why, format!("{file}; {last}"));
+        let attempt = Attempt::new("rewind", tokio::time::Instant::now());
+        assert!(missing_wal(&attempt.failed(&why, Effect::Unknown)));
+        assert!(missing_wal(&attempt.cannot(file)));
+        for other in [
+            "could not open file \"/data/global/pg_control\": No such file or directory",
+            "could not open file \"/data/pg_wal/000000010000000000000003\": Permission denied",
+            "connection to server failed: Connection refused",
+        ] {
+            assert!(!missing_wal(&attempt.failed(other, Effect::Unknown)), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_vanished_upstream_is_told_from_a_directory_that_is_past_rewinding() {
+        for of_target in [
+            "target server must be shut down cleanly",
+            "could not read WAL record at 0/5000148: invalid record length",
+            "could not find common ancestor of the source and target cluster's timelines",
+        ] {
+            assert!(is_of_target(of_target), "{of_target}");
+        }
+        for elsewhere in [
+            "server closed the connection unexpectedly",
+            "connection to server at \"127.0.0.1\", port 5432 failed: Connection refused",
+            "could not fetch remote file \"global/pg_control\": FATAL: terminating connection",
+            "could not write file \"base/5/16384\": No space left on device",
+        ] {
+            assert!(!is_of_target(elsewhere), "{elsewhere}");
+        }
     }
 }

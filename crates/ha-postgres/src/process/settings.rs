@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::directory::{Layout, server_log_dir};
 use super::{ProcessConfig, Role};
-use crate::driver::Upstream;
+use crate::driver::{Synchronous, Upstream};
 use crate::sql::APPLICATION_NAME;
 
 /// Our file with settings, in the data directory.
@@ -22,7 +22,7 @@ pub(super) const HBA_FILE: &str = "haclt_hba.conf";
 /// A path to a socket is at most that long, `.s.PGSQL.65535` and its lock included.
 const SOCKET_DIR_BYTES_MAX: usize = 107 - "/.s.PGSQL.65535.lock".len();
 
-/// Recovery settings: only `primary_conninfo` ever has a value (rule 64).
+/// Recovery settings: nobody but haclt gives them a value (rule 64).
 pub(super) const RECOVERY: [&str; 15] = [
     "primary_conninfo",
     "primary_slot_name",
@@ -53,17 +53,14 @@ const MANAGED: [&str; 12] = [
     "log_directory",
     "logging_collector",
     "port",
-    "synchronous_standby_names",
+    SYNCHRONOUS,
     "wal_log_hints",
 ];
 
-/// Who must acknowledge a commit.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) enum Synchronous {
-    /// Nobody but the primary itself.
-    #[default]
-    Nobody,
-}
+/// The setting that says who must acknowledge commits.
+pub(super) const SYNCHRONOUS: &str = "synchronous_standby_names";
+/// The setting that says whom to stream from.
+pub(super) const CONNINFO: &str = "primary_conninfo";
 
 /// What `haclt.conf` says beyond the configuration.
 #[derive(Debug, Default)]
@@ -74,8 +71,6 @@ pub(super) struct Settings<'a> {
     pub(super) upstream: Option<&'a Upstream>,
     /// Settings raised to what the data asks of a standby (rule 65).
     pub(super) raised: BTreeMap<&'static str, u64>,
-    /// Who must acknowledge a commit.
-    pub(super) synchronous: Synchronous,
 }
 
 /// Returns everything that is wrong with a configuration.
@@ -90,6 +85,9 @@ pub(super) fn faults(config: &ProcessConfig) -> Vec<String> {
     let absolute = [&config.bin_dir, &config.data_dir, &config.permit_dir, &config.log_dir];
     for path in absolute.into_iter().chain([&config.guard]) {
         fault(!path.is_absolute(), &|| format!("path {} is not absolute", path.display()));
+    }
+    if let Some(why) = unusable_in_shell(&config.data_dir) {
+        fault(true, &|| why.clone());
     }
     for Role { name, password } in [&config.superuser, &config.replication] {
         let bad = unprintable(name) || name.contains('"') || name.len() > 63;
@@ -120,6 +118,24 @@ pub(super) fn faults(config: &ProcessConfig) -> Vec<String> {
     faults
 }
 
+/// Returns why WAL cannot be restored from a directory of that path: the shell would read it
+/// otherwise than we do.
+pub(super) fn unusable_in_shell(path: &Path) -> Option<String> {
+    let strange = |c: char| c.is_control() || matches!(c, '"' | '$' | '`' | '\\');
+    let usable = path.to_str().is_some_and(|text| !text.contains(strange));
+    let text = path.to_string_lossy();
+    (!usable).then(|| format!("path {text:?} has characters that a shell would not leave alone"))
+}
+
+/// Returns how the server restores a WAL file that it lacks: from the spool, if it is there.
+///
+/// # Sources
+/// PostgreSQL manual, "Archive Recovery", `restore_command`: `%%` is a percent sign.
+fn restore_command(layout: &Layout) -> String {
+    let spool = layout.spool().display().to_string().replace('%', "%%");
+    format!("test -f \"{spool}/%f\" && cp \"{spool}/%f\" \"%p\"")
+}
+
 /// Returns the arguments of the server that nothing in a file can override.
 pub(super) fn server_args(config: &ProcessConfig, layout: &Layout, major: u32) -> Vec<String> {
     let file = |name: &str| layout.in_data(name).display().to_string();
@@ -137,10 +153,11 @@ pub(super) fn server_args(config: &ProcessConfig, layout: &Layout, major: u32) -
         ("primary_slot_name", config.node.to_string()),
         ("recovery_target_timeline", "latest".to_owned()),
         ("recovery_min_apply_delay", "0".to_owned()),
+        ("restore_command", restore_command(layout)),
     ];
     let blank = |name: &&str| {
         name.starts_with("recovery_target_") && !name.ends_with("_timeline")
-            || ["recovery_target", "restore_command", "recovery_end_command"].contains(name)
+            || ["recovery_target", "recovery_end_command"].contains(name)
             || *name == "promote_trigger_file" && major < 16
     };
     // These two have no blank value, and mean nothing without a target.
@@ -164,6 +181,11 @@ pub(super) fn conf(config: &ProcessConfig, layout: &Layout, settings: &Settings<
     values.insert("unix_socket_directories", sockets);
     values.insert("wal_level", wal_level(config).to_owned());
     values.insert("cluster_name", config.node.to_string());
+    let connections = config.parameters.get("max_connections");
+    if connections.is_none_or(|value| value.parse().is_ok_and(|number: u32| number > 20)) {
+        // A barrier, a probe, and who looks at receivers, all at once.
+        values.insert("superuser_reserved_connections", "6".to_owned());
+    }
     for (name, value) in &config.parameters {
         values.insert(name, value.clone());
     }
@@ -186,12 +208,9 @@ pub(super) fn conf(config: &ProcessConfig, layout: &Layout, settings: &Settings<
         ),
         ("primary_slot_name", config.node.to_string()),
         ("recovery_target_timeline", "latest".to_owned()),
-        (
-            "synchronous_standby_names",
-            match settings.synchronous {
-                Synchronous::Nobody => String::new(),
-            },
-        ),
+        ("restore_command", restore_command(layout)),
+        // Of a server about to start, of whatever kind: the cluster says later who acknowledges.
+        (SYNCHRONOUS, Synchronous::Closed.setting()),
     ];
     values.extend(managed);
     let mut text = String::from("# Generated by haclt. Changes made here are lost.\n");
@@ -210,6 +229,7 @@ fn defaults() -> BTreeMap<&'static str, String> {
         ("password_encryption", "scram-sha-256"),
         ("max_wal_senders", "16"),
         ("max_replication_slots", "16"),
+        ("synchronous_commit", "on"),
         ("wal_keep_size", "256MB"),
         // A standby that stays away must not fill the primary's disk (rule 82).
         ("max_slot_wal_keep_size", "10GB"),
@@ -261,12 +281,22 @@ fn conninfo(
     upstream: &Upstream,
     application: &str,
 ) -> String {
+    connection(&config.replication.name, &layout.pass_file(), upstream, application)
+}
+
+/// Returns how whatever receives WAL connects to an upstream, as one conninfo string.
+pub(crate) fn connection(
+    user: &str,
+    pass_file: &Path,
+    upstream: &Upstream,
+    application: &str,
+) -> String {
     let words = [
         ("host", upstream.host.clone()),
         ("port", upstream.port.to_string()),
-        ("user", config.replication.name.clone()),
+        ("user", user.to_owned()),
         ("application_name", application.to_owned()),
-        ("passfile", layout.pass_file().display().to_string()),
+        ("passfile", pass_file.display().to_string()),
         ("sslmode", "prefer".to_owned()),
         ("connect_timeout", "3".to_owned()),
         ("keepalives_idle", "2".to_owned()),
@@ -282,21 +312,34 @@ fn conninfo(
 
 /// Returns the text of the pass file: the replication user's password, for any host.
 pub(super) fn pass_file(config: &ProcessConfig) -> String {
+    pass_line(&config.replication)
+}
+
+/// Returns the line of a pass file for a user, on any host.
+pub(crate) fn pass_line(role: &Role) -> String {
     let escaped = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
-    let Role { name, password } = &config.replication;
+    let Role { name, password } = role;
     format!("*:*:*:{}:{}\n", escaped(name), escaped(password.expose()))
 }
 
-/// Returns the text of our `pg_hba.conf`: our own users first, then the configured lines.
-pub(super) fn hba(config: &ProcessConfig) -> String {
+/// Returns the text of our `pg_hba.conf`: our own users first, then the configured lines, or nobody
+/// else if ordinary clients are not let in (rule 99).
+pub(super) fn hba(config: &ProcessConfig, admit: bool) -> String {
     let user = |role: &Role| format!("\"{}\"", role.name);
     let (superuser, replication) = (user(&config.superuser), user(&config.replication));
+    let from = if admit { "all" } else { "samehost" };
     let mut lines = vec!["# Generated by haclt. Changes made here are lost.".to_owned()];
-    for (databases, who) in [("all", superuser), ("postgres,replication", replication)] {
+    let ours = [("all", superuser, from), ("postgres,replication", replication, "all")];
+    for (databases, who, from) in ours {
         lines.push(format!("local {databases} {who} scram-sha-256"));
-        lines.push(format!("host {databases} {who} all scram-sha-256"));
+        lines.push(format!("host {databases} {who} {from} scram-sha-256"));
     }
-    if config.hba.is_empty() {
+    if !admit {
+        for databases in ["all", "replication"] {
+            lines.push(format!("local {databases} all reject"));
+            lines.push(format!("host {databases} all all reject"));
+        }
+    } else if config.hba.is_empty() {
         lines.push("local all all scram-sha-256".to_owned());
         lines.push("host all all all scram-sha-256".to_owned());
     } else {
@@ -306,14 +349,20 @@ pub(super) fn hba(config: &ProcessConfig) -> String {
     lines.join("\n")
 }
 
-/// Returns the text of `haclt.conf` with another upstream, or none if it says so already.
-pub(super) fn with_conninfo(text: &str, conninfo: &str) -> Option<String> {
-    let line = format!("primary_conninfo = {}\n", quoted(conninfo));
-    if text.split_inclusive('\n').any(|old| old == line) {
+/// Returns the text of `haclt.conf` with one setting replaced, or none if it says so already.
+pub(super) fn with_setting(text: &str, name: &str, value: &str) -> Option<String> {
+    let line = format!("{name} = {}\n", quoted(value));
+    let mut there = text.split_inclusive('\n').filter(|old| setting_name(old) == name);
+    if there.next() == Some(line.as_str()) && there.next().is_none() {
         return None;
     }
-    let others = text.split_inclusive('\n').filter(|old| setting_name(old) != "primary_conninfo");
+    let others = text.split_inclusive('\n').filter(|old| setting_name(old) != name);
     Some(others.chain([line.as_str()]).collect())
+}
+
+/// Returns whether a configuration file sets the setting.
+pub(super) fn mentions(text: &str, name: &str) -> bool {
+    text.lines().any(|line| setting_name(line) == name)
 }
 
 /// Returns the user's `postgresql.conf` with our line at its end, or none if it is there already.

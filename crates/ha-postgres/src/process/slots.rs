@@ -70,13 +70,14 @@ fn mend(slot: Option<&Slot>, position: Option<Lsn>, replayed: Option<Lsn>) -> Me
 }
 
 impl ProcessDriver {
-    /// Only slots named like a peer are touched; all others belong to somebody else.
+    /// Only slots named like a peer are touched; all others belong to somebody else. Returns the peers
+    /// whose slot had lost its WAL.
     pub(super) async fn mend_slots(
         &self,
         peers: &[NodeId],
         positions: &[(NodeId, Lsn)],
         attempt: &Attempt,
-    ) -> Result<(), ActionError> {
+    ) -> Result<Vec<NodeId>, ActionError> {
         let answer = self.mend_each(peers, positions, attempt).await;
         answer.map_err(|error| sql::action_error(attempt, &error, Effect::Unknown))
     }
@@ -86,8 +87,9 @@ impl ProcessDriver {
         peers: &[NodeId],
         positions: &[(NodeId, Lsn)],
         attempt: &Attempt,
-    ) -> Result<(), WireError> {
+    ) -> Result<Vec<NodeId>, WireError> {
         let deadline = attempt.deadline();
+        let mut remade = Vec::new();
         let mut session = self.connect(&[], deadline).await?;
         let rows = session.query(STATE, "reading the slots", deadline).await?;
         let missing = || WireError::Protocol("no row".to_owned());
@@ -112,6 +114,7 @@ impl ProcessDriver {
                     let drop = format!("SELECT pg_drop_replication_slot({name})");
                     run(&mut session, &drop, attempt).await?;
                     run(&mut session, &create, attempt).await?;
+                    remade.push(peer.clone());
                     warn!(%peer, "replication slot made anew: it had lost its WAL");
                 }
                 Mend::Advance(to) => {
@@ -120,7 +123,7 @@ impl ProcessDriver {
                 }
             }
         }
-        Ok(())
+        Ok(remade)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Questions to another node's server, as the replication user.
 
 use ha_core::{Lsn, NodeId};
+use tokio::time::Instant;
 use tracing::info;
 
-use super::ProcessDriver;
+use super::{ProcessConfig, ProcessDriver, Role};
 use crate::attempt::Attempt;
 use crate::driver::{ActionError, Effect, Upstream, UpstreamHistory};
 use crate::history::parse_history;
@@ -20,10 +21,33 @@ SELECT (SELECT system_identifier FROM pg_control_system()), r.yes, \
  (SELECT timeline_id FROM pg_control_checkpoint()), \
  current_setting('transaction_read_only') = 'off', \
  CASE WHEN NOT r.yes THEN convert_from(pg_read_binary_file( \
-   'pg_wal/' || left(w.file, 8) || '.history', 0, 1048576, true), 'UTF8') END \
+   'pg_wal/' || left(w.file, 8) || '.history', 0, 1048576, true), 'UTF8') END, \
+ (SELECT CASE WHEN wal_status = 'lost' THEN '0/0' ELSE coalesce(restart_lsn, '0/0') END \
+   FROM pg_replication_slots WHERE slot_name = current_setting('haclt.asking', true)) \
 FROM (SELECT pg_is_in_recovery() AS yes OFFSET 0) r, \
  LATERAL (SELECT CASE WHEN NOT r.yes THEN pg_walfile_name(pg_current_wal_flush_lsn()) END AS file \
   OFFSET 0) w";
+
+/// Asks a server for its identity and history, as the internal user, on behalf of `asking`.
+///
+/// # Errors
+/// [`ActionError`]; nothing was changed.
+pub async fn ask(
+    asking: &NodeId,
+    role: &Role,
+    upstream: &Upstream,
+    deadline: Instant,
+) -> Result<UpstreamHistory, ActionError> {
+    let attempt = Attempt::new(format!("read the history of {}", upstream.node), deadline);
+    let Upstream { host, port, .. } = upstream;
+    let answer = async {
+        let settings = [("haclt.asking", asking.as_str())];
+        let mut session = sql::open(host, *port, role, &settings, deadline).await?;
+        let rows = session.query(HISTORY, "reading the history", deadline).await?;
+        history_from(rows.first().ok_or_else(|| WireError::Protocol("no row".to_owned()))?)
+    };
+    answer.await.map_err(|error| sql::action_error(&attempt, &error, Effect::None))
+}
 
 impl ProcessDriver {
     async fn connect_to(
@@ -41,12 +65,8 @@ impl ProcessDriver {
         upstream: &Upstream,
         attempt: &Attempt,
     ) -> Result<UpstreamHistory, ActionError> {
-        let answer = async {
-            let mut session = self.connect_to(upstream, attempt).await?;
-            let rows = session.query(HISTORY, "reading the history", attempt.deadline()).await?;
-            history_from(rows.first().ok_or_else(|| WireError::Protocol("no row".to_owned()))?)
-        };
-        answer.await.map_err(|error| sql::action_error(attempt, &error, Effect::None))
+        let ProcessConfig { node, replication, .. } = &*self.config;
+        ask(node, replication, upstream, attempt.deadline()).await
     }
 
     /// Makes our slot on the upstream, or makes it anew if it lost its WAL: from here on the upstream
@@ -118,5 +138,6 @@ fn history_from(row: &Row) -> Result<UpstreamHistory, WireError> {
         flushed: row.optional(3)?.unwrap_or(Lsn::ZERO),
         writable: !in_recovery && row.flag(5)?,
         checkpoint_on_timeline: !in_recovery && checkpointed == timeline.0,
+        kept_from: row.optional(7)?,
     })
 }

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use ha_core::permit::{GuardStatus, Order, Permit, StopMode};
-use ha_core::{BootId, BootNanos, Epoch, Lsn, NodeId};
-use ha_postgres::driver::{GuardSeen, PostgresDriver, Probe, Upstream};
+use ha_core::{BootId, BootNanos, Epoch, Lsn, NodeId, WalPosition};
+use ha_postgres::driver::{GuardSeen, PostgresDriver, Probe, Synchronous, Upstream};
 use ha_postgres::{ProcessConfig, ProcessDriver, Role, RunAs, Secret};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -228,7 +228,14 @@ impl Node {
         self.driver.initdb(soon(60)).await.unwrap();
         self.start().await;
         self.right(1);
-        self.driver.promote(soon(10)).await.unwrap();
+        self.promote().await;
+    }
+
+    /// Promotes it; its commits then wait for nobody.
+    pub(crate) async fn promote(&self) -> WalPosition {
+        let begin = self.driver.promote(soon(20)).await.unwrap();
+        self.driver.set_synchronous(&Synchronous::Nobody, soon(10)).await.unwrap();
+        begin
     }
 
     /// A new standby of `primary`, streaming.

@@ -32,9 +32,7 @@ impl Explain {
         streams: &mut Streams<impl Write, impl Write>,
     ) -> Result<ExitCode, CliError> {
         let answer = client.explain().await?;
-        for note in prose::notes(&answer.failures, answer.informed) {
-            streams.note(&note);
-        }
+        prose::tell(&answer, streams);
         let text = if self.json {
             json::explanation(&answer.reply, Layout::Pretty)
         } else {

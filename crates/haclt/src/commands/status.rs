@@ -19,8 +19,8 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 /// Show the cluster's state: who is primary, who follows, how far
 ///
 /// LAG is the WAL that a node has still to receive. SYNC says whether commits count the node as
-/// an acknowledger: `sync` if so, `async` for a standby that only follows. What is unknown or
-/// does not apply is `-`, in JSON `null`.
+/// an acknowledger: `sync` for a standby and `ack` for a witness if so, `async` for a standby that
+/// only follows. What is unknown or does not apply is `-`, in JSON `null`.
 #[derive(Debug, Args)]
 pub struct Status {
     /// Print one JSON object, of a stable shape
@@ -60,9 +60,7 @@ impl Status {
             return self.repeat(interval, client, streams).await;
         }
         let answer = client.status().await?;
-        for note in prose::notes(&answer.failures, answer.informed) {
-            streams.note(&note);
-        }
+        prose::tell(&answer, streams);
         let layout = Layout::Pretty;
         streams.emit(&self.draw(&answer.reply, layout))?;
         if self.exit_code && !answer.reply.is_healthy() {
@@ -142,7 +140,7 @@ mod tests {
     use super::*;
 
     fn shown(clears: bool, apart: bool, frames: &[(Option<&str>, &[&str])]) -> (String, String) {
-        let mut streams = Streams { out: vec![], notes: vec![], terminal: clears };
+        let mut streams = Streams { out: vec![], notes: vec![], terminal: clears, ask: None };
         let mut watch = Watch { clears, frames: 0, notes: vec![] };
         for (frame, notes) in frames {
             let notes = notes.iter().map(ToString::to_string).collect();

@@ -5,6 +5,12 @@ use serde::Serialize;
 
 use crate::reply::{self, ClusterStatus, Explanation};
 
+mod config;
+mod diverged;
+
+pub use config::{changed, configuration, item};
+pub use diverged::{dropped, list, report};
+
 /// How the object is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -27,6 +33,7 @@ struct Status<'a> {
     raft: Option<Raft<'a>>,
     wal_quorum: Option<WalQuorum<'a>>,
     nodes: Vec<Node<'a>>,
+    loss: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -120,6 +127,7 @@ pub fn status(status: &ClusterStatus, layout: Layout) -> String {
         raft,
         wal_quorum,
         nodes: status.nodes.iter().map(node).collect(),
+        loss: status.loss.as_deref(),
     };
     object(&shape, layout)
 }
@@ -191,10 +199,10 @@ mod tests {
             r#""nodes":[{"name":"n1","kind":"data","role":"standby","state":"streaming","#,
             r#""postgres":"10.77.0.1:5432","timeline":4,"flushed_lsn":"0/5A3C9F0","#,
             r#""replayed_lsn":"0/5A3C9F0","lag_bytes":0,"wal_ack":true,"reachable":true,"#,
-            r#""agent_version":"0.1.0"}]}"#,
+            r#""agent_version":"0.1.0"}],"loss":"nothing"}"#,
             "\n"
         );
-        let mut cluster = samples::healthy();
+        let mut cluster = ClusterStatus { loss: Some("nothing".into()), ..samples::healthy() };
         cluster.nodes.truncate(1);
         assert_eq!(status(&cluster, Layout::Line), expected);
     }
@@ -227,7 +235,8 @@ mod tests {
       "reachable": true,
       "agent_version": null
     }
-  ]
+  ],
+  "loss": null
 }
 "#;
         let mut cluster = samples::cut_off();

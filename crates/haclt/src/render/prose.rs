@@ -1,6 +1,9 @@
 //! Explanations as paragraphs.
 
-use crate::client::Failure;
+use std::io::Write;
+
+use crate::Streams;
+use crate::client::{Answer, Failure};
 use crate::render::units;
 use crate::reply::{Explanation, IfPrimaryDied, NodeExplanation};
 
@@ -67,6 +70,13 @@ pub fn notes(failures: &[Failure], informed: bool) -> Vec<String> {
         );
     }
     lines
+}
+
+/// Writes the notes on an answer to standard error.
+pub(crate) fn tell<T>(answer: &Answer<T>, streams: &mut Streams<impl Write, impl Write>) {
+    for note in notes(&answer.failures, answer.informed) {
+        streams.note(&note);
+    }
 }
 
 /// Returns `text` in lines of at most [`WIDTH`] characters, each indented.

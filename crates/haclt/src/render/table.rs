@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
+use crate::render::grid::grid;
 use crate::render::units;
 use crate::reply::{ClusterStatus, LeaseView, NodeView, RaftView};
 
@@ -13,7 +14,8 @@ const COLUMNS: [&str; 7] = ["NODE", "ROLE", "STATE", "TIMELINE", "FLUSHED", "LAG
 /// The one column of numbers, which align to the right.
 const TIMELINE: usize = 3;
 
-/// Returns the header, the state unless it is healthy, a line for each node, and their troubles.
+/// Returns the header, the state unless it is healthy, a line for each node, their troubles, and
+/// what would be lost if the primary were lost now.
 #[must_use]
 pub fn status(status: &ClusterStatus) -> String {
     let mut text = format!(
@@ -25,11 +27,14 @@ pub fn status(status: &ClusterStatus) -> String {
     );
     text.push_str(&state(status));
     let rows: Vec<_> = status.nodes.iter().map(row).collect();
-    text.push_str(&grid(&rows));
+    text.push_str(&grid(COLUMNS, &[TIMELINE], &rows));
     for node in &status.nodes {
         for trouble in &node.troubles {
             writeln!(text, "{}: {trouble}", node.name).expect("writing to a string cannot fail");
         }
+    }
+    if let Some(loss) = &status.loss {
+        writeln!(text, "loss now: {loss}").expect("writing to a string cannot fail");
     }
     text
 }
@@ -75,11 +80,13 @@ fn row(node: &NodeView) -> [String; COLUMNS.len()] {
     ]
 }
 
-/// Returns how commits count on this node: it acknowledges them, it only follows, or neither.
+/// Returns how commits count on this node: it acknowledges them, as a standby or just by keeping
+/// their WAL; it only follows; or neither.
 fn sync(node: &NodeView) -> &'static str {
     match (node.role.as_str(), node.wal_ack) {
         ("primary", _) => NOTHING,
-        (_, true) => "sync",
+        ("standby", true) => "sync",
+        (_, true) => "ack",
         ("standby", false) if node.reachable => "async",
         (_, false) => NOTHING,
     }
@@ -91,26 +98,6 @@ fn word(word: &str) -> String {
 
 fn shown(value: Option<&impl Display>, otherwise: &str) -> String {
     value.map_or(otherwise.to_owned(), ToString::to_string)
-}
-
-/// Returns the rows under their headings, each column as wide as its widest cell.
-fn grid(rows: &[[String; COLUMNS.len()]]) -> String {
-    let widths: Vec<usize> = (0..COLUMNS.len())
-        .map(|column| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.max().unwrap_or(0).max(COLUMNS[column].len())
-        })
-        .collect();
-    let mut text = String::new();
-    for row in std::iter::once(COLUMNS.map(str::to_owned)).chain(rows.iter().cloned()) {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-            if column == TIMELINE { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-        });
-        let line = cells.collect::<Vec<_>>().join("  ");
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]
@@ -126,9 +113,18 @@ cluster orders   epoch 7   lease n2, 2.4 s left   raft leader n3, term 12
 NODE  ROLE     STATE      TIMELINE  FLUSHED    LAG  SYNC
 n1    standby  streaming         4  0/5A3C9F0  0 B  sync
 n2    primary  running           4  0/5A3C9F0  -    -
-n3    witness  receiving         -  0/5A3C9F0  0 B  sync
+n3    witness  receiving         -  0/5A3C9F0  0 B  ack
 ";
         assert_eq!(table::status(&samples::healthy()), expected);
+    }
+
+    #[test]
+    fn what_would_be_lost_now_is_the_last_line() {
+        let loss = Some("nothing: n1 has every acknowledged commit".to_owned());
+        let text = table::status(&ClusterStatus { loss, ..samples::degraded() });
+        let last = "loss now: nothing: n1 has every acknowledged commit";
+        assert_eq!(text.lines().last(), Some(last));
+        assert!(!table::status(&samples::degraded()).contains("loss now"));
     }
 
     #[test]
@@ -139,7 +135,7 @@ state degraded: node n1 lags behind
 NODE  ROLE     STATE        TIMELINE  FLUSHED    LAG       SYNC
 n1    standby  catching_up         4  0/4A3C9F0  16.0 MiB  async
 n2    primary  running             4  0/5A3C9F0  -         -
-n3    witness  receiving           -  0/5A3C9F0  0 B       sync
+n3    witness  receiving           -  0/5A3C9F0  0 B       ack
 n1: disk 91 % full
 n1: replication slot n3 is inactive
 ";

@@ -1,7 +1,8 @@
 //! Clusters that the tests of rendering show.
 
-use ha_core::{Epoch, Lsn, NodeId, TimelineId};
+use ha_core::{Epoch, Lsn, NodeId, TimelineId, WalPosition};
 
+use super::diverged::{DivergedEntry, DivergedReport, DivergedTransaction};
 use super::*;
 
 fn n(name: &str) -> NodeId {
@@ -54,6 +55,7 @@ pub(crate) fn healthy() -> ClusterStatus {
             node("n3", "witness", "receiving"),
         ],
         answered_by: Some(n("n3")),
+        loss: None,
     }
 }
 
@@ -122,5 +124,42 @@ pub(crate) fn explanation() -> Explanation {
             expected_ms: Some(3500),
         }),
         answered_by: Some(n("n3")),
+    }
+}
+
+pub(crate) fn diverged() -> DivergedReport {
+    let place = |timeline, lsn| WalPosition { timeline: TimelineId(timeline), lsn: Lsn(lsn) };
+    DivergedReport {
+        entry: DivergedEntry {
+            id: 3,
+            node: n("n1"),
+            epoch: Epoch(7),
+            fork: place(1, 0x0300_0060),
+            end: place(2, 0x0400_0060),
+            bytes: 16 << 20,
+            at_unix_ms: 1_772_323_199_999,
+        },
+        reachable: true,
+        kept: true,
+        directory: Some("/var/lib/haclt/diverged/7-1-0_3000060".into()),
+        transactions: vec![
+            DivergedTransaction {
+                xid: 743,
+                commit: Some(Lsn(0x0300_0100)),
+                committed_at: Some("2026-02-28 23:59:58 UTC".into()),
+                relations: vec!["1663/5/16384".into(), "catalog".into()],
+                records: 21,
+            },
+            DivergedTransaction {
+                xid: 800,
+                commit: None,
+                committed_at: None,
+                relations: vec![],
+                records: 1,
+            },
+        ],
+        transactions_total: 12,
+        truncated: true,
+        note: Some("names are of the old primary".into()),
     }
 }

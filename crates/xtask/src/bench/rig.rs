@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::bench::stop;
 use crate::bench::supervisor::Supervisor;
 use crate::bench::world::{self, Place, World};
@@ -14,7 +16,7 @@ use crate::binaries::Programs;
 use crate::cluster::account::Account;
 use crate::cluster::process::Process;
 use crate::cluster::status::Status;
-use crate::cluster::{Cluster, Kind, Means, Roots, SUPERUSER, account, prepare};
+use crate::cluster::{Cluster, Kind, Means, Mode, Roots, SUPERUSER, account, prepare};
 use crate::exec;
 use crate::failure::{Doing as _, Failure, Outcome};
 use crate::paths::Postgres;
@@ -75,7 +77,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// Makes hosts and files; starts nothing.
-    pub(crate) fn create(programs: Programs, below: &Path) -> Outcome<Self> {
+    pub(crate) fn create(programs: Programs, below: &Path, mode: Mode) -> Outcome<Self> {
         let world = World::create(3)?;
         let account = account::for_server()?.doing(|| "cannot measure: not root".to_owned())?;
         let postgres = Postgres::find()?;
@@ -100,6 +102,7 @@ impl Rig {
             postgres: postgres.clone(),
             guard: programs.guard.clone(),
             run_as: Some(account.name.clone()),
+            mode,
         };
         let cluster = Cluster::on_hosts("bench", roots, world::address, means);
         let supervisors = cluster.nodes.iter().map(|_| None).collect();
@@ -200,6 +203,55 @@ impl Rig {
             }
             (Err(failure), Err(why)) => Err(Failure::new(format!("{failure}; {why}"))),
         }
+    }
+
+    /// Waits until the whole cluster is well and every other node acknowledges the primary's commits.
+    pub(crate) fn wait_acknowledging(&self) -> Outcome<Status> {
+        let mut last = None;
+        let waited = stop::until("every node acknowledges", HEALING, || {
+            let status = self.wait_healthy()?;
+            let all = status.all_acknowledge();
+            last = Some(status);
+            Ok(all)
+        });
+        match (waited, last) {
+            (Ok(()), Some(status)) => Ok(status),
+            (Ok(()), None) => Err(Failure::new("nobody was asked")),
+            (Err(failure), Some(status)) => Err(Failure::new(format!(
+                "{failure}; of {:?} only {:?} do",
+                status.members, status.acknowledging
+            ))),
+            (Err(failure), None) => Err(failure),
+        }
+    }
+
+    /// Freezes every process of a node at once, agent included, as a host does that is paused.
+    pub(crate) fn freeze(&self, index: usize) -> Outcome<()> {
+        stop::until("a host stood still", Duration::from_secs(10), || {
+            let awake: Vec<Process> = self.world.processes(Place::Host(index));
+            let awake: Vec<&Process> = awake.iter().filter(|process| !process.is_stopped()).collect();
+            awake.iter().for_each(|process| process.signal(Signal::STOP));
+            Ok(awake.is_empty())
+        })
+    }
+
+    /// Undoes [`Rig::freeze`] in the order that is worst for the fence: sessions first, then who would
+    /// end them.
+    pub(crate) fn thaw(&self, index: usize) {
+        let all = self.world.processes(Place::Host(index));
+        let is_server = |process: &&Process| process.program == "postgres";
+        all.iter().filter(is_server).for_each(|process| process.signal(Signal::CONT));
+        all.iter().for_each(|process| process.signal(Signal::CONT));
+    }
+
+    /// Returns the process that receives WAL on a node.
+    pub(crate) fn receiver(&self, index: usize) -> Outcome<Process> {
+        let receives = |process: &Process| {
+            process.program == "pg_receivewal"
+                || (process.program == "postgres" && process.command.contains("walreceiver"))
+        };
+        let found = self.world.processes(Place::Host(index)).into_iter().find(receives);
+        found.doing(|| format!("node {} receives no WAL", self.cluster.nodes[index].name))
     }
 
     /// Returns the two servers, as the clients know them.

@@ -21,7 +21,20 @@ pub(crate) struct Ack {
     pub(crate) node: usize,
     /// Who was told.
     pub(crate) client: Client,
-    /// When, on `CLOCK_MONOTONIC`, counted from the start of the bench.
+    /// When the insert was sent, on `CLOCK_MONOTONIC`, counted from the start of the bench.
+    pub(crate) sent: Duration,
+    /// When the acknowledgement was there.
+    pub(crate) at: Duration,
+}
+
+/// One insert that got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unanswered {
+    /// Index of the node that did not answer.
+    pub(crate) node: usize,
+    /// When it was sent.
+    pub(crate) sent: Duration,
+    /// When the client gave it up.
     pub(crate) at: Duration,
 }
 
@@ -69,6 +82,34 @@ pub(crate) fn margin_ms(acks: &[Ack], old: usize) -> Option<f64> {
     Some(milliseconds(last_old, first_other) - milliseconds(first_other, last_old))
 }
 
+/// Returns how many inserts `old` acknowledged that it was sent after another node had begun to
+/// acknowledge: two primaries.
+///
+/// A node that stood still may say late of an insert from before that it was acknowledged in time: that
+/// is no second primary, and the row must be there all the same.
+pub(crate) fn overlaps(acks: &[Ack], old: usize) -> usize {
+    let other = acks.iter().filter(|ack| ack.node != old).map(|ack| ack.at).min();
+    let late = |ack: &&Ack| ack.node == old && other.is_some_and(|other| ack.sent > other);
+    acks.iter().filter(late).count()
+}
+
+/// Returns how long the slowest insert on a node took among those under way from `from` to `to`. One
+/// that got no answer counts as long as the client waited.
+pub(crate) fn slowest(
+    acks: &[Ack],
+    unanswered: &[Unanswered],
+    node: usize,
+    from: Duration,
+    to: Duration,
+) -> Option<Duration> {
+    let answered = acks.iter().map(|ack| (ack.node, ack.sent, ack.at));
+    answered
+        .chain(unanswered.iter().map(|lost| (lost.node, lost.sent, lost.at)))
+        .filter(|(on, sent, at)| *on == node && *sent <= to && *at >= from)
+        .map(|(_, sent, at)| at.saturating_sub(sent))
+        .max()
+}
+
 /// Returns how many values that a client was told of are not there, by client.
 pub(crate) fn lost(acks: &[Ack], present: &BTreeSet<i64>, client: Client) -> usize {
     acks.iter().filter(|ack| ack.client == client && !present.contains(&ack.value)).count()
@@ -84,7 +125,8 @@ mod tests {
     use super::*;
 
     fn ack(value: i64, node: usize, client: Client, ms: u64) -> Ack {
-        Ack { value, node, client, at: Duration::from_millis(ms) }
+        let at = Duration::from_millis(ms);
+        Ack { value, node, client, sent: at, at }
     }
 
     #[test]
@@ -121,6 +163,29 @@ mod tests {
         let overlapping = [acks[0], acks[2], ack(4, 0, Client::Pinned, 1200)];
         assert_eq!(margin_ms(&overlapping, 0), Some(-200.0));
         assert_eq!(margin_ms(&acks[..2], 0), None);
+    }
+
+    #[test]
+    fn a_second_primary_is_told_from_a_late_answer_by_when_the_insert_was_sent() {
+        let new = ack(2, 1, Client::App, 1000);
+        let late = |sent: u64| {
+            let ack = ack(1, 0, Client::Pinned, 5000);
+            Ack { sent: Duration::from_millis(sent), ..ack }
+        };
+        assert_eq!(overlaps(&[new, late(900)], 0), 0);
+        assert_eq!(overlaps(&[new, late(1100)], 0), 1);
+        assert_eq!(overlaps(&[late(1100)], 0), 0);
+    }
+
+    #[test]
+    fn the_slowest_insert_is_one_under_way_answered_or_not() {
+        let ms = Duration::from_millis;
+        let slow = Ack { sent: ms(100), ..ack(1, 0, Client::App, 400) };
+        let lost = Unanswered { node: 0, sent: ms(1000), at: ms(3000) };
+        let at = |from, to| slowest(&[slow], &[lost], 0, ms(from), ms(to));
+        assert_eq!(at(300, 900), Some(ms(300)));
+        assert_eq!(at(500, 900), None);
+        assert_eq!(at(500, 1500), Some(ms(2000)));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Config, NoTls};
 
-use crate::bench::stats::{Ack, Client};
+use crate::bench::stats::{Ack, Client, Unanswered};
 use crate::bench::world;
 use crate::cluster::SUPERUSER;
 use crate::failure::{Doing as _, Failure, Outcome};
@@ -26,6 +26,11 @@ use crate::failure::{Doing as _, Failure, Outcome};
 pub(crate) const PACE: Duration = Duration::from_millis(20);
 /// How long opening a session may take.
 const OPENING: Duration = Duration::from_millis(500);
+/// How long the application waits for an answer, unless told otherwise: the other session does not
+/// wait for it.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the pinned clients do: longer than any fault, so that their sessions are from before it.
+const PINNED_PATIENCE: Duration = Duration::from_secs(90);
 /// Sessions of the pinned client.
 const PINNED_SESSIONS: usize = 2;
 
@@ -39,13 +44,14 @@ pub(crate) struct Journal {
     origin: Instant,
     next: AtomicI64,
     acks: Mutex<Vec<Ack>>,
+    unanswered: Mutex<Vec<Unanswered>>,
 }
 
 impl Journal {
     /// Returns an empty journal. Its clock starts now.
     pub(crate) fn new() -> Arc<Self> {
-        let (next, acks) = (AtomicI64::new(1), Mutex::new(Vec::new()));
-        Arc::new(Self { origin: Instant::now(), next, acks })
+        let (acks, unanswered) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        Arc::new(Self { origin: Instant::now(), next: AtomicI64::new(1), acks, unanswered })
     }
 
     /// Returns the time on the journal's clock.
@@ -58,9 +64,19 @@ impl Journal {
         self.acks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets what was acknowledged; values go on counting.
+    /// Returns what was not answered so far.
+    pub(crate) fn unanswered(&self) -> Vec<Unanswered> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets what was acknowledged and what was not answered; values go on counting.
     pub(crate) fn clear(&self) {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.acks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn note_unanswered(&self, lost: Unanswered) {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).push(lost);
     }
 
     fn note(&self, ack: Ack) {
@@ -94,14 +110,24 @@ impl Writers {
 
     /// Starts the application in a network: one session to each target.
     pub(crate) fn start_app(&mut self, journal: &Arc<Journal>, network: PathBuf, to: &[Target]) {
-        // A session that hangs is given up after a while; the other one does not wait for it.
-        self.start(journal, network, to.to_vec(), Client::App, Duration::from_secs(1));
+        self.start_patient(journal, network, to, PATIENCE);
+    }
+
+    /// The same, with clients that wait so long for an answer.
+    pub(crate) fn start_patient(
+        &mut self,
+        journal: &Arc<Journal>,
+        network: PathBuf,
+        to: &[Target],
+        patience: Duration,
+    ) {
+        self.start(journal, network, to.to_vec(), Client::App, patience);
     }
 
     /// Starts the pinned clients in a network.
     pub(crate) fn start_pinned(&mut self, journal: &Arc<Journal>, network: PathBuf, to: &Target) {
         let targets = vec![to.clone(); PINNED_SESSIONS];
-        self.start(journal, network, targets, Client::Pinned, Duration::from_secs(30));
+        self.start(journal, network, targets, Client::Pinned, PINNED_PATIENCE);
     }
 
     fn start(
@@ -188,15 +214,21 @@ impl Lane {
                 session = timeout(OPENING, Session::open(&self.target)).await.ok().flatten();
             }
             let Some(open) = &mut session else { continue };
+            let sent = self.journal.now();
             match timeout(self.patience, open.write(&self.journal)).await {
                 Ok(Wrote::Acknowledged(value)) => self.journal.note(Ack {
                     value,
                     node: self.target.node,
                     client: self.client,
+                    sent,
                     at: self.journal.now(),
                 }),
                 Ok(Wrote::Refused) => {}
-                Ok(Wrote::Unknown) | Err(_) => session = None,
+                Ok(Wrote::Unknown) | Err(_) => {
+                    let (node, at) = (self.target.node, self.journal.now());
+                    self.journal.note_unanswered(Unanswered { node, sent, at });
+                    session = None;
+                }
             }
         }
     }

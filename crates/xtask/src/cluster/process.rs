@@ -86,6 +86,13 @@ impl Process {
             })
     }
 
+    /// Returns whether it stands still because of a SIGSTOP.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let after = stat.rfind(')').and_then(|at| stat.get(at + 1..)).unwrap_or_default();
+        after.split_whitespace().next() == Some("T")
+    }
+
     /// Returns whether this very process is still there.
     pub(crate) fn is_alive(&self) -> bool {
         Self::look(self.pid).is_some_and(|now| now.started == self.started)

@@ -36,6 +36,10 @@ pub(crate) struct Status {
     pub(crate) term: u64,
     /// Raft's leader.
     pub(crate) leader: Option<String>,
+    /// Who may acknowledge commits beside the primary.
+    pub(crate) members: Vec<String>,
+    /// Who of these does now.
+    pub(crate) acknowledging: Vec<String>,
     /// All nodes.
     pub(crate) nodes: Vec<NodeStatus>,
 }
@@ -69,7 +73,12 @@ impl Status {
                 })
                 .collect()
         });
+        let names = |value: &Value| -> Vec<String> {
+            value.as_array().into_iter().flatten().filter_map(word).collect()
+        };
         Ok(Self {
+            members: names(&value["wal_quorum"]["members"]),
+            acknowledging: names(&value["wal_quorum"]["acknowledging"]),
             state: word(&value["state"]).doing(|| "the status names no state".to_owned())?,
             reason: word(&value["reason"]),
             epoch: value["epoch"].as_u64().unwrap_or(0),
@@ -84,6 +93,12 @@ impl Status {
     /// Returns whether the whole cluster is well.
     pub(crate) fn is_healthy(&self) -> bool {
         self.state == "healthy"
+    }
+
+    /// Returns whether every other node may acknowledge commits, and does.
+    pub(crate) fn all_acknowledge(&self) -> bool {
+        self.members.len() + 1 == self.nodes.len()
+            && self.members.iter().all(|member| self.acknowledging.contains(member))
     }
 
     /// Returns the name of the node that is primary.
@@ -115,6 +130,7 @@ mod tests {
     use super::*;
 
     const SAMPLE: &str = r#"{ "cluster": "orders", "state": "degraded", "reason": "n1 is gone",
+      "wal_quorum": {"members": ["n1"], "required": 1, "acknowledging": []},
       "epoch": 7, "lease": {"holder": "n2", "left_ms": 2400}, "raft": {"leader": "n3"},
       "nodes": [ {"name": "n1", "role": "none", "state": "unreachable"},
                  {"name": "n2", "role": "primary", "state": "running"} ] }"#;
@@ -125,6 +141,8 @@ mod tests {
         assert_eq!((status.epoch, status.primary()), (7, Some("n2")));
         assert_eq!(status.holder.as_deref(), Some("n2"));
         assert!(!status.is_healthy());
+        assert_eq!(status.members, ["n1"]);
+        assert!(!status.all_acknowledge());
         assert!(status.is_at_work("n2") && !status.is_at_work("n1"));
         assert_eq!(status.line(), "degraded (n1 is gone): n1 none unreachable, n2 primary running");
     }

@@ -92,17 +92,71 @@ fn values_are_quoted_for_the_file_that_they_are_in() {
     let settings = Settings { major: 15, upstream: Some(&upstream), ..Settings::default() };
     let conf = conf(&config(), &layout(), &settings);
     assert!(conf.contains(r"primary_conninfo = 'host=''h\\''\\\\'' port"), "{conf}");
-    let other = with_conninfo(&conf, "").unwrap();
+    let other = with_setting(&conf, CONNINFO, "").unwrap();
     assert!(other.ends_with("primary_conninfo = ''\n"));
     assert_eq!(other.matches("primary_conninfo").count(), 1);
-    assert_eq!(with_conninfo(&other, ""), None);
+    assert_eq!(with_setting(&other, CONNINFO, ""), None);
+    // The one leaves the other alone.
+    let closed = format!("{SYNCHRONOUS} = 'FIRST 1 (haclt_nobody)'\n");
+    assert!(conf.contains(&closed) && other.contains(&closed), "{other}");
+    let two = Synchronous::Any {
+        required: 1,
+        members: ["n3", "n2", "n3"].map(|name| name.parse().unwrap()).to_vec(),
+    };
+    let open = with_setting(&other, SYNCHRONOUS, &two.setting()).unwrap();
+    assert!(open.ends_with("synchronous_standby_names = 'ANY 1 (\"n2\", \"n3\")'\n"), "{open}");
+    assert!(open.contains("primary_conninfo = ''\n"));
+    // Set twice, the first does not count.
+    let twice = format!("{SYNCHRONOUS} = ''\nport = '1'\n{SYNCHRONOUS} = 'x'\n");
+    let once = format!("port = '1'\n{SYNCHRONOUS} = ''\n");
+    assert_eq!(with_setting(&twice, SYNCHRONOUS, ""), Some(once));
+}
+
+#[test]
+fn a_rule_of_none_is_the_rule_of_nobody() {
+    let any = |required, members| Synchronous::Any { required, members };
+    assert_eq!(any(0, vec!["n2".parse().unwrap()]).setting(), "");
+    assert_eq!(any(1, Vec::new()).setting(), "");
+    assert_eq!(Synchronous::Nobody.setting(), "");
+}
+
+#[test]
+fn wal_is_restored_from_the_spool_whatever_its_path_is() {
+    let layout = Layout { run_dir: "/x/50% off 'a b'".into(), ..layout() };
+    let spool = "/x/50%% off 'a b'/spool";
+    let command = format!(r#"test -f "{spool}/%f" && cp "{spool}/%f" "%p""#);
+    let args = server_args(&config(), &layout, 15);
+    assert!(args.contains(&format!("restore_command={command}")), "{args:?}");
+    let conf = conf(&config(), &layout, &Settings { major: 15, ..Settings::default() });
+    let quoted = command.replace('\'', "''");
+    assert!(conf.contains(&format!("restore_command = '{quoted}'\n")), "{conf}");
+    for strange in ["/x/a\"b", "/x/$HOME", "/x/`id`", "/x/a\\b", "/x/a\nb"] {
+        let mut config = config();
+        config.data_dir = strange.into();
+        let faults = faults(&config);
+        assert!(faults.iter().any(|fault| fault.contains("a shell would not")), "{strange:?}");
+    }
+    assert_eq!(faults(&config()), [""; 0]);
+}
+
+#[test]
+fn only_our_own_users_get_in_when_clients_are_kept_out() {
+    let mut config = config();
+    config.hba = vec!["host app app 10.0.0.0/8 scram-sha-256".to_owned()];
+    let text = hba(&config, false);
+    let rules: Vec<&str> = text.lines().skip(1).collect();
+    let (ours, others) = rules.split_at(4);
+    assert!(ours.iter().all(|rule| rule.ends_with("scram-sha-256")), "{rules:?}");
+    assert!(ours.contains(&"host all \"postgres\" samehost scram-sha-256"));
+    assert!(others.iter().all(|rule| rule.ends_with("all reject")), "{rules:?}");
+    assert!(!text.contains("app"));
 }
 
 #[test]
 fn nobody_is_trusted_and_our_users_come_first() {
     let mut config = config();
     config.hba = vec!["host app app 10.0.0.0/8 scram-sha-256".to_owned()];
-    let rules: Vec<String> = hba(&config).lines().skip(1).map(str::to_owned).collect();
+    let rules: Vec<String> = hba(&config, true).lines().skip(1).map(str::to_owned).collect();
     assert_eq!(rules.len(), 5);
     assert!(rules.iter().all(|rule| rule.ends_with("scram-sha-256")));
     assert_eq!(rules.last().unwrap(), config.hba.first().unwrap());

@@ -1,0 +1,175 @@
+//! An election's question: pledge to acknowledge nothing more of an epoch, stop receiving, say what you
+//! have (rules 95 and 104).
+
+use std::time::Duration;
+
+use ha_core::ancestry::TimelineSwitch;
+use ha_core::permit::Order;
+use ha_core::{Epoch, Lsn, WalPosition};
+use ha_postgres::driver::{DataDir, GuardSeen, PostgresDriver};
+use ha_postgres::wal::files::{Tip, tip_of_server};
+use ha_proto::v1::{RevokeReply, WalTip};
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+use crate::agent::{Agent, Database};
+use crate::lease_keeper;
+use crate::promotions;
+use crate::report;
+
+/// How long stopping to receive, and reading what is there, may take. The election asks again.
+const LIMIT: Duration = Duration::from_millis(900);
+
+/// Answers `Revoke`. The reply names no pledge, or no WAL, where it cannot vouch for it.
+pub async fn answer<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) -> RevokeReply {
+    let known = agent.state().last_epoch;
+    if epoch > known {
+        // Whoever leads knows of grants that this node has yet to apply: it is asked again.
+        let why = format!("epoch {epoch} is not known here yet, the latest is {known}");
+        return refusal(agent, why);
+    }
+    let fresh = agent.pledge.epoch() < epoch;
+    if let Err(why) = pledge(agent, epoch).await {
+        warn!(%epoch, why, "could not pledge");
+        return refusal(agent, why);
+    }
+    if fresh {
+        info!(%epoch, "pledged to acknowledge nothing more of this epoch");
+        agent.wake.notify_one();
+    }
+    let deadline = Instant::now() + LIMIT;
+    let found = match timeout(LIMIT, tip(agent, epoch, deadline)).await {
+        Ok(found) => found,
+        Err(_) => Err("what is there could not be read in time".to_owned()),
+    };
+    let (tip, why) = match found {
+        Ok(tip) => (tip, String::new()),
+        Err(why) => (None, why),
+    };
+    RevokeReply {
+        report: Some(report::fresh(agent).await),
+        pledged: agent.pledge.epoch().0,
+        tip: tip.as_ref().map(to_wire),
+        why,
+    }
+}
+
+fn refusal<D: PostgresDriver>(agent: &Agent<D>, why: String) -> RevokeReply {
+    let pledged = agent.pledge.epoch().0;
+    RevokeReply { report: Some(report::local(agent)), pledged, tip: None, why }
+}
+
+async fn pledge<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) -> Result<(), String> {
+    // A permit of that epoch is as good as a receiver: nothing may be acknowledged under it either.
+    if let Some(database) = &agent.database
+        && let Order::Primary { epoch: permitted, .. } = database.permits.current().order
+        && permitted <= epoch
+    {
+        lease_keeper::burn(agent, database, permitted).map_err(|error| error.to_string())?;
+        agent.wake.notify_one();
+    }
+    let pledge = std::sync::Arc::clone(&agent.pledge);
+    let raised = tokio::task::spawn_blocking(move || pledge.raise(epoch)).await;
+    raised.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+/// Returns the WAL that this node has, once nothing can be added to it under a revoked epoch.
+async fn tip<D: PostgresDriver>(
+    agent: &Agent<D>,
+    epoch: Epoch,
+    deadline: Instant,
+) -> Result<Option<Tip>, String> {
+    if let Some(database) = &agent.database {
+        return of_database(agent, database, deadline).await.map(Some);
+    }
+    let Some(witness) = agent.witness.as_ref().filter(|witness| witness.unable.is_none()) else {
+        return Ok(None);
+    };
+    if !witness.silenced(epoch, deadline.saturating_duration_since(Instant::now())).await {
+        return Err("its receiver has not ended yet".to_owned());
+    }
+    witness.read_tip().await
+}
+
+async fn of_database<D: PostgresDriver>(
+    agent: &Agent<D>,
+    database: &Database<D>,
+    deadline: Instant,
+) -> Result<Tip, String> {
+    let GuardSeen::Alive(status) = database.driver.guard() else {
+        return Err("its guard does not answer".to_owned());
+    };
+    let (position, from) = if status.state.is_gone() {
+        (stopped(database, deadline).await?, None)
+    } else {
+        let had = database.driver.detach(deadline).await.map_err(|error| error.to_string())?;
+        database.facts().following = Some((status.run, None, Instant::now()));
+        let position = WalPosition { timeline: had.timeline, lsn: had.replayed };
+        // With much to replay, the search begins near the end of what was received in this run.
+        (position, (!had.exhausted).then_some(had.flushed))
+    };
+    // Rule 57: its timeline has the number of another one.
+    if promotions::is_unrecorded(&agent.config.data_dir, position.timeline, &agent.state()) {
+        return Err(format!("its timeline {} is not the cluster's", position.timeline));
+    }
+    let driver = std::sync::Arc::clone(&database.driver);
+    let read = tokio::task::spawn_blocking(move || {
+        let history = driver.local_history().map_err(|error| error.to_string())?;
+        let from = from.unwrap_or(position.lsn).max(position.lsn);
+        let dir = driver.wal_dir();
+        tip_of_server(&dir, position.timeline, &history, from, Lsn::ZERO)
+            .map_err(|error| error.to_string())
+    });
+    let mut tip = read.await.map_err(|error| error.to_string())??;
+    // What was replayed is there, whatever the files say.
+    if tip.end.timeline == position.timeline {
+        tip.end.lsn = tip.end.lsn.max(position.lsn);
+    }
+    Ok(tip)
+}
+
+/// The end of WAL of a stopped database, which it would recover to.
+async fn stopped<D: PostgresDriver>(
+    database: &Database<D>,
+    deadline: Instant,
+) -> Result<WalPosition, String> {
+    let usable = matches!(database.facts().data_dir, Some((_, DataDir::Present(_))));
+    let busy = database.facts().job.is_some();
+    if !usable || busy {
+        return Err("its data directory cannot be read now".to_owned());
+    }
+    database.driver.end_of_wal(deadline).await.map_err(|error| error.to_string())
+}
+
+/// Turns a tip into what travels.
+#[must_use]
+pub fn to_wire(tip: &Tip) -> WalTip {
+    WalTip {
+        end: Some(tip.end.into()),
+        history: tip.history.iter().map(switch_to_wire).collect(),
+        oldest: tip.oldest.0,
+    }
+}
+
+/// Turns one line of a history into what travels.
+#[must_use]
+pub fn switch_to_wire(switch: &TimelineSwitch) -> ha_proto::v1::TimelineSwitch {
+    ha_proto::v1::TimelineSwitch { timeline: switch.timeline.0, end: switch.end.0 }
+}
+
+/// And back, for an election.
+#[must_use]
+pub fn from_wire(tip: &WalTip) -> ha_core::candidate::Tip {
+    ha_core::candidate::Tip {
+        end: tip.end.unwrap_or_default().into(),
+        history: tip
+            .history
+            .iter()
+            .map(|switch| TimelineSwitch {
+                timeline: ha_core::TimelineId(switch.timeline),
+                end: Lsn(switch.end),
+            })
+            .collect(),
+        oldest: Lsn(tip.oldest),
+    }
+}

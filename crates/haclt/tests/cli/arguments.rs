@@ -1,0 +1,122 @@
+//! Arguments, help, completions and manual pages.
+
+use super::*;
+
+#[tokio::test]
+async fn endpoints_come_from_the_option_or_the_environment() {
+    let agent = Agent::answering(agent::healthy()).await;
+    let mut command = haclt(&["status"]);
+    command.env("HACLT_ENDPOINTS", agent.address.to_string());
+    assert_ran(&run_to_end(command).await, DONE, TABLE, "");
+
+    // The option wins, wherever it stands, even over an environment that makes no sense.
+    let address = agent.address.to_string();
+    for args in [["--endpoint", &address, "status"], ["status", "--endpoint", &address]] {
+        let mut command = haclt(&args);
+        command.env("HACLT_ENDPOINTS", "nonsense");
+        assert_ran(&run_to_end(command).await, DONE, TABLE, "");
+    }
+    let mut command = haclt(&["status"]);
+    command.env("HACLT_ENDPOINTS", "nonsense");
+    let ran = run_to_end(command).await;
+    assert!(ran.err.starts_with("error: invalid endpoint \"nonsense\": it has no port\nhint: "));
+    assert_eq!(ran.code, WRONG);
+
+    // An agent may run on this machine: what is certain is which endpoint is asked.
+    let mut command = haclt(&["status", "--cluster", "no-such-cluster"]);
+    command.env("HACLT_ENDPOINTS", "");
+    let ran = run_to_end(command).await;
+    assert!(ran.err.contains("127.0.0.1:7400"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn arguments_that_make_no_sense_are_a_usage_error_that_names_them() {
+    #[rustfmt::skip]
+    let table: [(&[&str], &str); 13] = [
+        (&["--endpoint", "db1", "status"],                  "error: invalid endpoint \"db1\": it has no port\n"),
+        (&["--endpoint", "db1:7400,::1:7400", "explain"],   "error: invalid endpoint \"::1:7400\": an IPv6 address is written in brackets"),
+        (&["--endpoint", "http://db1:7400", "status"],      "error: invalid endpoint \"http://db1:7400\": expected HOST:PORT, not a URL\n"),
+        (&["--endpoint", "db1:1,db2:1,DB1:1", "status"],    "error: endpoint db1:1 is named twice\n"),
+        (&["--endpoint", "a:1", "--endpoint", "a:1", "status"], "error: endpoint a:1 is named twice\n"),
+        (&["status", "--timeout", "5"],                     "error: invalid value '5' for '--timeout <DURATION>': expected a whole number and a unit"),
+        (&["status", "--timeout", "0s"],                    "error: invalid value '0s' for '--timeout <DURATION>'"),
+        (&["status", "--watch", "often"],                   "error: invalid value 'often' for '--watch [<SECONDS>]'"),
+        (&["status", "--watch", "--exit-code"],             "error: the argument '--watch [<SECONDS>]' cannot be used with '--exit-code'"),
+        (&["status", "n1"],                                 "error: unexpected argument 'n1' found"),
+        (&["restart"],                                      "error: unrecognized subcommand 'restart'"),
+        (&["completions", "csh"],                           "error: invalid value 'csh' for '<SHELL>'"),
+        (&[],                                               "Watch over a PostgreSQL cluster"),
+    ];
+    for (args, expected) in table {
+        let ran = run(args).await;
+        assert_eq!((ran.code, ran.out.as_str()), (WRONG, ""), "{args:?}");
+        assert!(ran.err.starts_with(expected), "{args:?}: {}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn help_and_version_are_what_they_were() {
+    let ran = run(&["--version"]).await;
+    assert_ran(&ran, DONE, &format!("haclt {}\n", env!("CARGO_PKG_VERSION")), "");
+    #[rustfmt::skip]
+    let table: [(&[&str], &str); 4] = [
+        (&["-h"],                    include_str!("help.txt")),
+        (&["--help"],                include_str!("help-long.txt")),
+        (&["status", "--help"],      include_str!("help-status.txt")),
+        (&["explain", "-h"],         include_str!("help-explain.txt")),
+    ];
+    for (args, expected) in table {
+        let ran = run(args).await;
+        assert_ran(&ran, DONE, expected, "");
+        assert!(ran.out.lines().all(|line| line.len() <= 100), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn completions_are_scripts_their_shell_can_read() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = run(&["completions", shell]).await;
+        assert_eq!((ran.code, ran.err.as_str()), (DONE, ""), "{shell}");
+        assert!(ran.out.contains("explain") && ran.out.contains("exit-code"), "{shell}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("haclt.bash");
+    std::fs::write(&script, run(&["completions", "bash"]).await.out).unwrap();
+    let check = "source \"$1\" && complete -p haclt";
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "-ec", check, "-"]).arg(&script);
+    let ran = run_to_end(bash).await;
+    assert!(ran.code == 0 && ran.out.contains("haclt") && ran.err.is_empty(), "{}", ran.err);
+    let mut bash = Command::new("bash");
+    bash.arg("-n").arg(&script);
+    assert_ran(&run_to_end(bash).await, 0, "", "");
+}
+
+#[tokio::test]
+async fn manual_pages_are_printed_or_written() {
+    let ran = run(&["man"]).await;
+    assert_eq!((ran.code, ran.err.as_str()), (DONE, ""));
+    assert!(ran.out.starts_with(".ie") && ran.out.contains("\n.TH haclt 1"), "{}", ran.out);
+
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("share/man1");
+    let ran = run(&["man", "--dir", pages.to_str().unwrap()]).await;
+    assert_ran(&ran, DONE, "", "");
+    let mut names: Vec<_> = std::fs::read_dir(&pages)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let expected =
+        ["haclt-completions.1", "haclt-explain.1", "haclt-man.1", "haclt-status.1", "haclt.1"];
+    assert_eq!(names, expected);
+    let page = std::fs::read_to_string(pages.join("haclt-status.1")).unwrap();
+    assert!(page.contains("exit\\-code") && page.contains("HACLT_ENDPOINTS"), "{page}");
+
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let file = dir.path().join("file");
+    let ran = run(&["man", "--dir", file.to_str().unwrap()]).await;
+    let begin = format!("error: could not write manual pages to directory {}: ", file.display());
+    assert_eq!((ran.code, ran.out.as_str()), (FAILED, ""));
+    assert!(ran.err.starts_with(&begin), "{}", ran.err);
+}

@@ -1,0 +1,31 @@
+//! Clusters with real Postgres whose commits wait for a quorum: nothing that was acknowledged may be
+//! lost, whatever fails.
+
+mod accidents;
+mod diverged;
+mod election;
+mod first_start;
+mod modes;
+mod restart;
+mod sequences;
+mod shapes;
+mod slots;
+mod stalls;
+mod tools;
+
+/// What a failover without the old primary's help writes, and what is said of receivers that come and
+/// go with it.
+const FAULTS: [&str; 12] = [
+    "lease expired",
+    "lease is lost: a later epoch was granted",
+    "could not",
+    "local WAL diverges from the primary's history",
+    "guard ended",
+    "database did not answer",
+    "node fenced",
+    "did not answer",
+    "step failed",
+    "receiver ended",
+    "database crashed",
+    "quorum",
+];
