@@ -72,7 +72,7 @@ impl Cluster {
             if shape.durability != Mode::Quorum {
                 node.config.text("durability.mode", shape.durability.name());
             }
-            if shape.durability != Mode::Async && !node.is_data {
+            if !node.is_data {
                 node.configure_witness(&base, shape.witness_programs);
             }
         }

@@ -53,10 +53,14 @@ pub fn act<D: PostgresDriver>(
             start(agent, database, Job::Prepare, name, move |a| jobs::refill(a, primary, epoch));
         }
         Step::StartStandby { primary } => {
-            start(agent, database, Job::Prepare, name, |a| jobs::start_standby(a, primary));
+            let epoch = view.epoch;
+            start(agent, database, Job::Prepare, name, move |a| {
+                jobs::start_standby(a, primary, epoch)
+            });
         }
         Step::Follow { primary } => {
-            start(agent, database, Job::Prepare, name, |a| jobs::follow(a, primary));
+            let epoch = view.epoch;
+            start(agent, database, Job::Prepare, name, move |a| jobs::follow(a, primary, epoch));
         }
         Step::Compare { primary } => {
             let epoch = view.epoch;

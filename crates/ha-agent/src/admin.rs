@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use ha_core::candidate::{BootstrapChoice, choose_bootstrap};
 use ha_core::decide::Rule;
+use ha_core::policy::Durability;
 use ha_core::state::State;
 use ha_core::{Lsn, NodeId, NodeKind};
 use ha_postgres::driver::PostgresDriver;
@@ -241,6 +243,12 @@ impl Picture {
             troubles: report.troubles.clone(),
             ..NodeStatus::default()
         };
+        // Nobody asked it to in the other modes.
+        if let Some(witness) = report.witness.as_ref().filter(|witness| !witness.keeps_wal)
+            && self.state.durability == Durability::Quorum
+        {
+            status.troubles.push(witness.why.clone());
+        }
         if let Some(witness) = &report.witness
             && let Some(end) = witness.tip.as_ref().and_then(|tip| tip.end)
         {
@@ -260,6 +268,10 @@ impl Picture {
             let is_primary = report.role == "primary";
             status.lag_bytes = if is_primary { None } else { self.lag_bytes(report) };
             status.wal_ack = is_primary || self.acknowledges(node);
+            // A receiver that fails again and again says that it streams; the primary knows better.
+            if status.state == "streaming" && self.has_receivers() && !self.streams(node) {
+                "catching_up".clone_into(&mut status.state);
+            }
             let majors = (agent.postgres_major, postgres.major);
             if let (Some(ours), theirs) = majors
                 && theirs != 0
@@ -272,6 +284,34 @@ impl Picture {
             }
         }
         status
+    }
+
+    /// Why there is no database yet.
+    fn bootstrap_reason(&self) -> String {
+        if let Some(bootstrap) = &self.state.bootstrap {
+            return format!("node {} is making the database", bootstrap.node);
+        }
+        let reports = self.reports.iter();
+        let known = reports
+            .filter_map(|(node, reply)| Some((node.clone(), report::to_core(reply.as_ref()?))));
+        match choose_bootstrap(&self.state, &known.collect()) {
+            BootstrapChoice::Conflict(found) => {
+                let list: Vec<String> =
+                    found.iter().map(|(node, id)| format!("node {node} has {id}")).collect();
+                format!(
+                    "the nodes have different databases ({}): empty the data directory of those that \
+                     are to be cloned",
+                    list.join(", ")
+                )
+            }
+            BootstrapChoice::Unusable(nodes) => {
+                let names: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
+                format!("the data directory of {} cannot be used", names.join(", "))
+            }
+            BootstrapChoice::WaitFor(_) | BootstrapChoice::Assign(_) => {
+                "waiting for every data node to say whether it has a database".to_owned()
+            }
+        }
     }
 
     /// How much WAL a standby has still to receive; `None` if either position is unknown.
@@ -310,11 +350,7 @@ impl Picture {
             return ("bootstrapping", "the agents are forming the cluster".to_owned());
         }
         if self.state.system_identifier.is_none() {
-            let reason = match &self.state.bootstrap {
-                Some(bootstrap) => format!("node {} is making the database", bootstrap.node),
-                None => "waiting for every data node to say whether it has a database".to_owned(),
-            };
-            return ("bootstrapping", reason);
+            return ("bootstrapping", self.bootstrap_reason());
         }
         let Some(holder) = self.state.lease.holder() else {
             return ("electing", "nobody holds the lease".to_owned());

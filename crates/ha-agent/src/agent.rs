@@ -42,6 +42,9 @@ pub struct Agent<D> {
     pub witness: Option<Witness>,
     /// Of which epochs this node acknowledges nothing any more.
     pub pledge: Arc<Pledge>,
+    /// Held while this node begins to receive WAL, or makes sure that it does not: a pledge must not
+    /// come between the decision to follow a primary and the act.
+    pub receiving: tokio::sync::Mutex<()>,
     /// What the primary knows of its acknowledgers; `None` on every other node.
     pub quorum: Mutex<Option<QuorumReport>>,
     /// Major version of the database's binaries, such as 15.
@@ -60,6 +63,8 @@ pub struct Agent<D> {
     pub wake: Notify,
     /// Wakes the lease keeper.
     pub renew_now: Notify,
+    /// Wakes the quorum's keeper.
+    pub quorum_now: Notify,
     /// Wakes the prober.
     pub probe_now: Notify,
     /// When the control loop last ran, `CLOCK_BOOTTIME` nanoseconds.
@@ -135,6 +140,7 @@ impl<D> Agent<D> {
             database,
             witness,
             pledge: Arc::new(pledge),
+            receiving: tokio::sync::Mutex::new(()),
             quorum: Mutex::new(None),
             postgres_major,
             holder: Mutex::new(None),
@@ -144,6 +150,7 @@ impl<D> Agent<D> {
             last_refusals: Mutex::new(BTreeMap::new()),
             wake: Notify::new(),
             renew_now: Notify::new(),
+            quorum_now: Notify::new(),
             probe_now: Notify::new(),
             looped_at: AtomicU64::new(0),
             leaving: AtomicBool::new(false),

@@ -25,6 +25,8 @@ pub struct Facts {
     pub server: Server,
     /// The run in which the server was seen to accept writes.
     pub writable_run: Option<u64>,
+    /// The run in which ordinary clients were kept out at first, after a crash.
+    pub closed_run: Option<u64>,
     /// In which run, whom the server was last told to follow, and since when.
     pub following: Option<(u64, Option<NodeId>, Instant)>,
     /// How the local WAL relates to the holder of that epoch, and when that was found out.

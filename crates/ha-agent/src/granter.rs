@@ -41,6 +41,8 @@ const ELECTION_PAUSE: Duration = Duration::from_millis(200);
 /// How long an election waits for the last primary when that answers and its database is down: its
 /// WAL may be ahead of everybody's, and it needs `vacant_grace` and a start to be electable.
 const LAST_PRIMARY_PATIENCE: Duration = Duration::from_secs(4);
+/// The same before the first grant: nobody waits for a database yet, and what loses is replaced.
+const FIRST_START_PATIENCE: Duration = Duration::from_secs(30);
 /// How long this node must lead beside the primary before it hands leadership over, and how long it
 /// then waits before it tries again.
 const TRANSFER_AFTER: Duration = Duration::from_millis(700);
@@ -273,9 +275,9 @@ impl Duty {
     /// The last primary's node, for as long as the election waits for its database to start.
     fn awaited(&mut self, state: &State, reports: &BTreeMap<NodeId, Report>) -> Option<NodeId> {
         let since = *self.vacant_since.get_or_insert_with(Instant::now);
-        worth_waiting_for(state, reports)
-            .filter(|_| since.elapsed() < LAST_PRIMARY_PATIENCE)
-            .cloned()
+        let first = state.last_epoch == Epoch::NONE;
+        let patience = if first { FIRST_START_PATIENCE } else { LAST_PRIMARY_PATIENCE };
+        worth_waiting_for(state, reports).filter(|_| since.elapsed() < patience).cloned()
     }
 
     /// Logs something once, until it changes.

@@ -150,6 +150,10 @@ pub async fn run<D: PostgresDriver>(
     })
     .await?;
     let major = database.as_ref().map(|(_, major)| *major);
+    if let Some((driver, _)) = &database {
+        // Of an agent that was cut short: a running server would restore what is less than it has.
+        driver.clear_spool().map_err(|error| RunError::Server(error.to_string()))?;
+    }
     let database = database.map(|(driver, _)| Database {
         permits: PermitBook::load(Arc::clone(&driver), boot, raft.is_initialized()),
         driver,

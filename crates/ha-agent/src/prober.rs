@@ -145,6 +145,9 @@ fn answered<D: PostgresDriver>(
     let free = database.driver.free_bytes().ok();
     let mut facts = database.facts();
     let first = facts.answer(run).is_none_or(|last| last.in_recovery != probe.in_recovery);
+    if first && !probe.in_recovery {
+        agent.quorum_now.notify_one();
+    }
     if facts.server.run != run {
         facts.server = crate::facts::Server { run, ..Default::default() };
     }

@@ -79,6 +79,7 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
         tokio::select! {
             biased;
             _ = state.changed() => {}
+            () = agent.quorum_now.notified() => {}
             _ = tick.tick() => {}
         }
         let Some(of) = serving(&agent, database) else {
@@ -124,7 +125,8 @@ impl Memory {
         self.distrust(&receivers);
         let wanted = state.quorum_for(agent.node(), |node| self.is_present(node));
         self.admit(database, &recorded, &receivers, began_at).await?;
-        *lock(&agent.quorum) = Some(self.report(&state, &receivers));
+        let closed = !self.admitted && database.facts().closed_run == Some(self.of.0);
+        *lock(&agent.quorum) = Some(report(&state, &receivers, closed));
         match next(&recorded.quorum, &self.live, &wanted) {
             Change::Nothing => {
                 let settled = has_passed(&recorded.quorum, &receivers, began_at);
@@ -210,6 +212,7 @@ impl Memory {
         quorum: Quorum,
     ) -> Result<(), String> {
         // From the first byte that is sent it may be in force.
+        self.grown = None;
         if self.live.proven.as_ref() != Some(&quorum) {
             self.live.proven = None;
         }
@@ -245,8 +248,9 @@ impl Memory {
         quorum: Quorum,
         receivers: &Receivers,
     ) -> Result<(), String> {
+        let proven = self.live.proven.as_ref() == Some(&quorum);
         let until = match &self.grown {
-            Some((grown, until)) if *grown == quorum => *until,
+            Some((grown, until)) if proven && *grown == quorum => *until,
             _ => {
                 let until = self.settle(database, quorum.clone()).await?;
                 self.grown = Some((quorum.clone(), until));
@@ -298,23 +302,23 @@ impl Memory {
         let applied = state.wait_for(|now| now.state.quorum_version > version);
         drop(tokio::time::timeout(SUBMIT_LIMIT, applied).await);
     }
+}
 
-    fn report(&self, state: &State, receivers: &Receivers) -> QuorumReport {
-        let acknowledgers = receivers.rows.iter().filter_map(|row| {
-            let node = state.nodes.keys().find(|node| row.name == node.as_str())?;
-            Some(Acknowledger {
-                node: node.to_string(),
-                flushed: row.flushed.0,
-                streaming: row.state == "streaming",
-            })
-        });
-        QuorumReport {
-            setting: receivers.setting.clone(),
-            acknowledgers: acknowledgers.collect(),
-            waiting: receivers.waiting,
-            longest_wait_ms: receivers.longest_wait_ms,
-            closed: !self.admitted,
-        }
+fn report(state: &State, receivers: &Receivers, closed: bool) -> QuorumReport {
+    let acknowledgers = receivers.rows.iter().filter_map(|row| {
+        let node = state.nodes.keys().find(|node| row.name == node.as_str())?;
+        Some(Acknowledger {
+            node: node.to_string(),
+            flushed: row.flushed.0,
+            streaming: row.state == "streaming",
+        })
+    });
+    QuorumReport {
+        setting: receivers.setting.clone(),
+        acknowledgers: acknowledgers.collect(),
+        waiting: receivers.waiting,
+        longest_wait_ms: receivers.longest_wait_ms,
+        closed,
     }
 }
 

@@ -71,7 +71,6 @@ fn describe_witness(witness: &Witness, reply: &mut ReportReply) {
         let state = if facts.receiving { "receiving" } else { "catching_up" };
         state.clone_into(&mut reply.state);
     }
-    reply.troubles.extend(witness.unable.clone());
     reply.troubles.extend(facts.trouble.clone());
     reply.troubles.extend(facts.damaged.as_ref().map(|why| format!("kept WAL: {why}")));
     reply.troubles.extend(facts.dropped_up_to.map(|up_to| {

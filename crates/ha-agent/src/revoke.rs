@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ha_core::ancestry::TimelineSwitch;
 use ha_core::permit::Order;
+use ha_core::view::Job;
 use ha_core::{Epoch, Lsn, WalPosition};
 use ha_postgres::driver::{DataDir, GuardSeen, PostgresDriver};
 use ha_postgres::wal::files::{Tip, tip_of_server};
@@ -88,7 +89,13 @@ async fn tip<D: PostgresDriver>(
     if !witness.silenced(epoch, deadline.saturating_duration_since(Instant::now())).await {
         return Err("its receiver has not ended yet".to_owned());
     }
-    witness.read_tip().await
+    witness.sync().await?;
+    let found = witness.read_tip().await?;
+    match found.as_ref().and_then(|tip| tip.damaged.as_ref()) {
+        // What it acknowledged may have been in there.
+        Some(damage) => Err(format!("the WAL that it kept is damaged: {damage}")),
+        None => Ok(found),
+    }
 }
 
 async fn of_database<D: PostgresDriver>(
@@ -99,9 +106,14 @@ async fn of_database<D: PostgresDriver>(
     let GuardSeen::Alive(status) = database.driver.guard() else {
         return Err("its guard does not answer".to_owned());
     };
+    // Whoever is about to follow the old primary either did so before, and is stopped here, or sees the
+    // pledge.
+    let _receiving = agent.receiving.lock().await;
     let (position, from) = if status.state.is_gone() {
         (stopped(database, deadline).await?, None)
     } else {
+        // Nothing that was fetched for an earlier grant may replace what is here.
+        database.driver.clear_spool().map_err(|error| error.to_string())?;
         let had = database.driver.detach(deadline).await.map_err(|error| error.to_string())?;
         database.facts().following = Some((status.run, None, Instant::now()));
         let position = WalPosition { timeline: had.timeline, lsn: had.replayed };
@@ -133,9 +145,16 @@ async fn stopped<D: PostgresDriver>(
     database: &Database<D>,
     deadline: Instant,
 ) -> Result<WalPosition, String> {
-    let usable = matches!(database.facts().data_dir, Some((_, DataDir::Present(_))));
-    let busy = database.facts().job.is_some();
-    if !usable || busy {
+    let readable = {
+        let facts = database.facts();
+        match facts.job.as_ref().map(|running| running.job) {
+            // It is stopped for good, and its word is needed if a third node is away.
+            Some(Job::HandOver) => true,
+            Some(_) => false,
+            None => matches!(facts.data_dir, Some((_, DataDir::Present(_)))),
+        }
+    };
+    if !readable {
         return Err("its data directory cannot be read now".to_owned());
     }
     database.driver.end_of_wal(deadline).await.map_err(|error| error.to_string())

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ha_core::ancestry::TimelineSwitch;
 use ha_core::{Epoch, Lsn, NodeId, NodeKind, TimelineId};
 use ha_postgres::driver::{ActionError, PostgresDriver, Upstream};
-use ha_postgres::process::ask_history;
+use ha_postgres::process::{ask_history, ensure_own_slot};
 use ha_postgres::wal::files::{Tip, tip};
 use ha_postgres::wal::receiver::{self, ReceiveError, Receiver, ReceiverConfig};
 use ha_postgres::wal::store::WalStore;
@@ -99,7 +99,7 @@ impl Witness {
             (Err(why), _) | (Ok(()), Err(why)) => (None, Some(format!("keeps no WAL: {why}"))),
         };
         if let Some(why) = &unable {
-            warn!(why, "this witness votes, but does not acknowledge commits");
+            info!(why, "this witness votes, but does not acknowledge commits");
         }
         Some(Self {
             settings,
@@ -107,7 +107,8 @@ impl Witness {
             bin_dir,
             unable,
             facts: Mutex::default(),
-            active: watch::Sender::new(None),
+            // An earlier agent may have left a receiver.
+            active: watch::Sender::new(Some(Epoch::NONE)),
             wake: Notify::new(),
         })
     }
@@ -118,6 +119,18 @@ impl Witness {
         let mut active = self.active.subscribe();
         let quiet = active.wait_for(|epoch| epoch.is_none_or(|epoch| epoch > pledged));
         matches!(timeout(limit, quiet).await, Ok(Ok(_)))
+    }
+
+    /// Makes sure that what is there stays there.
+    ///
+    /// # Errors
+    /// If it cannot, in one line.
+    pub async fn sync(&self) -> Result<(), String> {
+        let dir = self.settings.wal_dir.clone();
+        let synced = tokio::task::spawn_blocking(move || {
+            WalStore::open(&dir).and_then(|store| store.sync())
+        });
+        synced.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }
 
     /// Reads what WAL is there.
@@ -216,8 +229,6 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
 /// A receiver that an earlier start of the agent left goes on acknowledging: it is ended before anything
 /// is promised.
 async fn clear_up(witness: &Witness, receiver: &Receiver) -> Result<(), ActionError> {
-    // Until then nobody may be told that nothing is received.
-    witness.active.send_replace(Some(Epoch::NONE));
     let ended = receiver.stop_leftovers(Instant::now() + END_LIMIT).await;
     if ended.is_ok() {
         witness.active.send_replace(None);
@@ -276,6 +287,12 @@ async fn receive<D: PostgresDriver>(
         },
         () = steady => return Ok(()),
     };
+    if matches!(error, ReceiveError::SlotMissing)
+        && let Some(role) = &witness.role
+    {
+        let made = ensure_own_slot(agent.node(), role, &from, Instant::now() + HISTORY_LIMIT).await;
+        return made.map_err(|error| error.to_string());
+    }
     if matches!(error, ReceiveError::WalRemoved(_) | ReceiveError::NotInHistory(_)) {
         start_over(witness, &error).await?;
     }

@@ -420,8 +420,9 @@ fn refuse_laggards(field: &mut Field<'_>, known: Option<Lsn>, policy: &Policy) {
     });
 }
 
-/// Returns the last primary's node if it answers, has the cluster's database, and only has to start it:
-/// it may have WAL that nobody else has (rule 14), so an election does well to wait a moment.
+/// Returns a node whose database only has to be started and may have WAL that nobody else has (rule 14),
+/// so that an election does well to wait a moment: the last primary's; before the first grant any that
+/// reaches further than those that run.
 ///
 /// Not after a release: whoever gives the lease back has seen to that.
 #[must_use]
@@ -429,11 +430,21 @@ pub fn worth_waiting_for<'a>(
     state: &'a State,
     reports: &BTreeMap<NodeId, Report>,
 ) -> Option<&'a NodeId> {
+    let startable = |node: &NodeId| {
+        let database = reports.get(node)?.database.as_ref()?;
+        let ours = database.system_identifier == state.system_identifier;
+        let able = database.promotable && database.unfit.is_none() && !database.standby;
+        (ours && able).then_some(database.flushed)
+    };
+    if state.last_epoch == Epoch::NONE {
+        let running = reports.values().filter_map(|report| report.database.as_ref());
+        let best = running.filter(|database| database.standby).map(|d| d.flushed).max();
+        return data_nodes(state)
+            .find(|node| startable(node).is_some_and(|at| best.is_some_and(|best| at > best)));
+    }
     let last = state.latest_promotion()?;
-    let database = reports.get(&last.holder)?.database.as_ref()?;
-    let ours = database.system_identifier == state.system_identifier;
-    let able = database.promotable && database.unfit.is_none() && !database.standby;
-    (state.vacated == Some(VacateReason::Expired) && ours && able).then_some(&last.holder)
+    let expired = state.vacated == Some(VacateReason::Expired);
+    (expired && startable(&last.holder).is_some()).then_some(&last.holder)
 }
 
 /// Who may make the database cluster, while none is registered.

@@ -46,8 +46,9 @@ pub struct DivergedTransaction {
     pub commit_lsn: Lsn,
     /// When it committed, as `pg_waldump` prints it, in UTC: `2026-01-31 12:00:00.123456 UTC`.
     pub committed_at: String,
-    /// What it changed, in the order of the first change: `tablespace/database/relfilenode`, at most
-    /// [`RELATIONS_MAX`]; all system catalogs together are one [`CATALOG`]. Names are not in the WAL.
+    /// What it changed, its own changes before those of its subtransactions, indexes and TOAST tables
+    /// too: `tablespace/database/relfilenode`, at most [`RELATIONS_MAX`]; all system catalogs together
+    /// are one [`CATALOG`]. Names are not in the WAL.
     pub relations: Vec<String>,
     /// How many WAL records after the fork are its own or its subtransactions', the commit included.
     pub records: u64,

@@ -42,7 +42,7 @@ use crate::wire::Connection;
 use directory::Layout;
 pub(crate) use directory::{make_dir, write_file};
 pub(crate) use guard::{boot_id, boot_now};
-pub use upstream::ask as ask_history;
+pub use upstream::{ask as ask_history, ensure_own_slot};
 #[cfg(test)]
 pub(crate) use orphans::is_alive;
 pub(crate) use orphans::{end_tools, start_ticks, tools_on};

@@ -74,7 +74,7 @@ pub enum CliError {
         awaited: Option<String>,
     },
     /// There is no such key in the replicated configuration.
-    #[error("unknown key {key:?}: expected one of {}", .known.join(", "))]
+    #[error("unknown key {key:?}: {}", expected(.known))]
     UnknownKey {
         /// What was asked for.
         key: String,
@@ -251,6 +251,13 @@ fn unanswered(failures: &[Failure]) -> &'static str {
 
 fn listed(failures: &[Failure]) -> String {
     failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn expected(known: &[String]) -> String {
+    if known.is_empty() {
+        return "the agent has none".to_owned();
+    }
+    format!("expected one of {}", known.join(", "))
 }
 
 fn after_colon(text: Option<&str>) -> String {

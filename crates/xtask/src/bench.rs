@@ -6,25 +6,52 @@ mod idle;
 mod report;
 mod rig;
 mod run;
+mod sequences;
 mod soak;
+mod stall;
 mod stats;
 mod stop;
 mod supervisor;
+mod throughput;
 mod world;
 mod writer;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::binaries::{self, Programs};
+use crate::cluster::Mode;
 use crate::exec;
 use crate::failure::{Failure, Outcome};
 use crate::{data, note, paths};
 use faults::Fault;
 use report::Report;
 use rig::Rig;
+use sequences::Sequence;
 use writer::Journal;
+
+/// What the measurements of the WAL quorum leave out.
+const MEASURES: [&str; 3] = ["faults", "soak", "floor_only"];
+
+/// Measurements of the WAL quorum; if any is asked for, nothing else is measured.
+#[derive(Debug, clap::Args)]
+struct Quorum {
+    /// Only run sequences of faults, each `--runs` times: all, or those named
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "SEQUENCE,…")]
+    #[arg(num_args = 0.., require_equals = true, conflicts_with_all = MEASURES)]
+    sequences: Option<Vec<Sequence>>,
+    /// How long a sequence freezes the primary
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", requires = "sequences")]
+    freeze: u64,
+    /// Only measure the slowest commit while standby or witness is lost, `--runs` times each
+    #[arg(long, conflicts_with_all = MEASURES)]
+    stall: bool,
+    /// Only compare pgbench with that on plain PostgreSQL, `--runs` rounds
+    #[arg(long, conflicts_with_all = MEASURES)]
+    throughput: bool,
+}
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -53,6 +80,11 @@ pub(crate) struct Options {
     /// Use the programs of the last build
     #[arg(long)]
     no_build: bool,
+    /// What clients of the cluster are promised
+    #[arg(long, value_enum, default_value_t = Mode::Quorum)]
+    mode: Mode,
+    #[command(flatten)]
+    quorum: Quorum,
     /// Only keep every core and the database busy for so long, and count failovers
     #[arg(long, value_name = "MINUTES")]
     soak: Option<f64>,
@@ -76,10 +108,7 @@ pub(crate) fn bench(options: &Options) -> Outcome<()> {
     data!("{}", report.markdown());
     note!("written to {}", out.display());
     outcome?;
-    if report.is_unsafe() {
-        return Err(Failure::new("two nodes acknowledged writes at the same time"));
-    }
-    Ok(())
+    report.harm().map_or(Ok(()), |harm| Err(Failure::new(harm)))
 }
 
 fn measure(
@@ -89,10 +118,11 @@ fn measure(
     out: &Path,
     report: &mut Report,
 ) -> Outcome<()> {
-    let mut rig = Rig::create(programs, below)?;
+    let mut rig = Rig::create(programs, below, options.mode)?;
+    report.durability = Some(options.mode);
     report.machine = report::machine(&rig.postgres, rig.folder());
     let faults = options.faults.clone().unwrap_or_else(|| Fault::ALL.to_vec());
-    if !options.no_floor && options.soak.is_none() {
+    if !options.no_floor && options.soak.is_none() && !options.quorum.is_wanted() {
         let Rig { world, postgres, account, .. } = &rig;
         report.floor = floor::measure(world, postgres, account, rig.folder(), options.runs)?;
     }
@@ -118,6 +148,9 @@ fn with_cluster(
     report.ttl = rig.status()?.ttl;
     note!("healthy after {:.1} s", took.as_secs_f64());
     let journal = Journal::new();
+    if options.quorum.is_wanted() {
+        return quorum(options, rig, &journal, report);
+    }
     if let Some(minutes) = options.soak {
         let time = Duration::try_from_secs_f64(minutes * 60.0)
             .map_err(|error| Failure::new(format!("cannot soak for {minutes} minutes: {error}")))?;
@@ -151,6 +184,55 @@ fn with_cluster(
         }
     }
     Ok(())
+}
+
+/// Measures what the WAL quorum promises.
+fn quorum(
+    options: &Options,
+    rig: &mut Rig,
+    journal: &Arc<Journal>,
+    report: &mut Report,
+) -> Outcome<()> {
+    let freeze = Duration::from_secs(options.quorum.freeze);
+    let wanted = options.quorum.sequences.clone();
+    let wanted = wanted.map(|some| if some.is_empty() { Sequence::ALL.to_vec() } else { some });
+    for sequence in wanted.unwrap_or_default() {
+        for number in 1..=options.runs {
+            let run = sequences::run(rig, journal, sequence, number, freeze)?;
+            note!(
+                "{} {number}/{}: {} acknowledged, {} lost, {} overlaps, gap {:.0} ms, well again \
+                 after {:.0} ms",
+                sequence.title(),
+                options.runs,
+                run.acked,
+                run.lost,
+                run.overlaps,
+                run.gap_ms,
+                run.healthy_ms
+            );
+            report.sequences.push(run);
+        }
+    }
+    if options.quorum.stall {
+        for number in 1..=options.runs {
+            note!("slowest commits, {number}/{}", options.runs);
+            stall::measure(rig, journal, |run| {
+                note!("{}", run.line());
+                report.stalls.push(run);
+            })?;
+        }
+    }
+    if options.quorum.throughput {
+        throughput::measure(rig, options.runs, |round| report.throughput.push(round))?;
+    }
+    Ok(())
+}
+
+impl Quorum {
+    /// Returns whether any of it is asked for.
+    const fn is_wanted(&self) -> bool {
+        self.sequences.is_some() || self.stall || self.throughput
+    }
 }
 
 fn now() -> Outcome<String> {

@@ -339,7 +339,12 @@ mod tests {
         let ports = Ports { grpc: 7401, http: 8401, postgres: 54321 };
         let postgres = Postgres { bin_dir: "/pg/bin".into(), version: "15".into() };
         let run_as = run_as.map(str::to_owned);
-        Cluster::on_loopback("local", roots, ports, Means { postgres, guard: "/g".into(), run_as, mode: Mode::Quorum })
+        Cluster::on_loopback(
+            "local",
+            roots,
+            ports,
+            Means { postgres, guard: "/g".into(), run_as, mode: Mode::Quorum },
+        )
     }
 
     fn parsed(cluster: &Cluster, node: &str) -> toml::Table {

@@ -13,11 +13,12 @@ mod permits;
 mod rejoin;
 
 /// What a failover without the old primary's help writes.
-const FAILOVER: [&str; 6] = [
+const FAILOVER: [&str; 7] = [
     "lease expired",
     "lease is lost: a later epoch was granted",
     "could not read the history of",
     "could not renew lease",
     "local WAL diverges from the primary's history",
     "guard ended",
+    "diverged WAL was kept aside",
 ];

@@ -15,7 +15,7 @@ mod tools;
 
 /// What a failover without the old primary's help writes, and what is said of receivers that come and
 /// go with it.
-const FAULTS: [&str; 12] = [
+const FAULTS: [&str; 16] = [
     "lease expired",
     "lease is lost: a later epoch was granted",
     "could not",
@@ -28,4 +28,8 @@ const FAULTS: [&str; 12] = [
     "receiver ended",
     "database crashed",
     "quorum",
+    "diverged WAL was kept aside",
+    "kept WAL is not part of the primary's history: set aside",
+    "the guard is frozen",
+    "killing a tool that was left behind",
 ];

@@ -2,7 +2,7 @@
 
 use ha_core::policy::Durability;
 use ha_core::wal_quorum::Recorded;
-use ha_core::{Lsn, NodeId, NodeKind};
+use ha_core::{Lsn, NodeId};
 use ha_postgres::driver::PostgresDriver;
 use ha_proto::v1::{QuorumReport, WalQuorumStatus};
 
@@ -33,6 +33,11 @@ impl Picture {
 
     fn quorum_report(&self) -> Option<&QuorumReport> {
         self.primary_report()?.quorum.as_ref()
+    }
+
+    /// Whether the primary says who receives.
+    pub(super) fn has_receivers(&self) -> bool {
+        self.quorum_report().is_some()
     }
 
     /// Whether the primary sees this node receive.
@@ -113,13 +118,6 @@ impl Picture {
         }
         let members = recorded.quorum.members.iter();
         let silent: Vec<&str> = members.filter(|m| !self.streams(m)).map(NodeId::as_str).collect();
-        let mute = self.state.nodes.iter().find(|(_, is)| {
-            is.kind == NodeKind::Witness && !is.keeps_wal && wanted == Durability::Quorum
-        });
-        match (silent.is_empty(), mute) {
-            (false, _) => Some(format!("{} acknowledges no commits", silent.join(", "))),
-            (true, Some((node, _))) => Some(format!("node {node} keeps no WAL")),
-            (true, None) => None,
-        }
+        (!silent.is_empty()).then(|| format!("{} acknowledges no commits", silent.join(", ")))
     }
 }

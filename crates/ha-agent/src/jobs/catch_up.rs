@@ -12,7 +12,7 @@ use ha_proto::v1::WalPiece;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::{JobError, POLL, database};
+use super::{JobError, POLL, database, guard};
 use crate::agent::{Agent, Database, lock};
 use crate::config::Rejoin;
 use crate::revoke;
@@ -43,8 +43,8 @@ pub async fn fast_forward<D: PostgresDriver>(
         return Ok(());
     };
     let began = Instant::now();
-    let had = position(database, true).await?;
-    if let Err(error) = pull(&agent, database, &catch_up.from, catch_up.to, true).await {
+    let had = position(database).await?;
+    if let Err(error) = pull(&agent, database, &catch_up.from, catch_up.to).await {
         let tries = {
             let mut facts = database.facts();
             facts.failed("fetch", Instant::now()).1
@@ -74,10 +74,13 @@ pub async fn refill<D: PostgresDriver>(
     epoch: Epoch,
 ) -> Result<(), JobError> {
     let database = database(&agent)?;
-    let had = position(database, false).await?;
+    // Nothing may arrive meanwhile: what is fetched must never be less than what is here.
+    let had = position(database).await?;
+    let run = guard(database)?.run;
+    database.facts().following = Some((run, None, Instant::now()));
     for (source, to) in keepers(&agent, &primary, had) {
         info!(%source, from = %had, %to, "fetching WAL that the primary has removed");
-        match pull(&agent, database, &source, to, false).await {
+        match pull(&agent, database, &source, to).await {
             Ok(()) => {
                 let mut facts = database.facts();
                 facts.starved = None;
@@ -116,22 +119,10 @@ fn keepers<D: PostgresDriver>(
     tips.collect()
 }
 
-/// The end of what the server has replayed. `detached`: nothing may arrive by itself.
-async fn position<D: PostgresDriver>(
-    database: &Database<D>,
-    detached: bool,
-) -> Result<WalPosition, JobError> {
-    let deadline = Instant::now() + LOOK_LIMIT;
-    if detached {
-        let had = database.driver.detach(deadline).await?;
-        return Ok(WalPosition { timeline: had.timeline, lsn: had.replayed });
-    }
-    let probe = database
-        .driver
-        .probe(deadline)
-        .await
-        .map_err(|error| JobError::NotNow(format!("the standby does not answer: {error}")))?;
-    Ok(WalPosition { timeline: probe.timeline, lsn: probe.replayed })
+/// The end of what the server has replayed, and nothing arrives by itself any more.
+async fn position<D: PostgresDriver>(database: &Database<D>) -> Result<WalPosition, JobError> {
+    let had = database.driver.detach(Instant::now() + LOOK_LIMIT).await?;
+    Ok(WalPosition { timeline: had.timeline, lsn: had.replayed })
 }
 
 /// Fetches and has replayed everything up to `to`, a batch at a time.
@@ -140,10 +131,10 @@ async fn pull<D: PostgresDriver>(
     database: &Database<D>,
     source: &NodeId,
     to: WalPosition,
-    detached: bool,
 ) -> Result<(), JobError> {
     let not_now = |why: String| JobError::NotNow(format!("cannot fetch WAL from {source}: {why}"));
-    let mut had = position(database, detached).await?;
+    database.driver.clear_spool()?;
+    let mut had = position(database).await?;
     while had.lsn < to.lsn {
         let pieces = if source == agent.node() {
             return Err(JobError::NotNow("this node has the WAL itself".to_owned()));
@@ -157,7 +148,7 @@ async fn pull<D: PostgresDriver>(
             refuse_stranger(database, piece, &path, had.lsn).await?;
         }
         let goal = batch_end(&pieces, batch.len(), had.lsn, to.lsn);
-        had = replay(database, goal, detached).await?;
+        had = replay(database, goal).await?;
         database.driver.clear_spool()?;
     }
     Ok(())
@@ -226,9 +217,8 @@ fn segment_start(name: &str, bytes: u64) -> Option<u64> {
 async fn replay<D: PostgresDriver>(
     database: &Database<D>,
     goal: Lsn,
-    detached: bool,
 ) -> Result<WalPosition, JobError> {
-    let mut had = position(database, detached).await?;
+    let mut had = position(database).await?;
     let mut moved = Instant::now();
     while had.lsn < goal {
         if moved.elapsed() >= STILL_MAX {
@@ -237,7 +227,7 @@ async fn replay<D: PostgresDriver>(
             )));
         }
         sleep(POLL).await;
-        let now = position(database, detached).await?;
+        let now = position(database).await?;
         if now.lsn > had.lsn {
             moved = Instant::now();
         }

@@ -126,5 +126,6 @@ pub async fn restart_in_place<D: PostgresDriver>(
         .and_then(|holder| holder.deadline(clock::now()))
         .ok_or_else(|| JobError::NotNow(format!("the right of epoch {epoch} has ended")))?;
     let run = database.permits.restart_in_place(epoch, deadline, after)?;
+    database.facts().closed_run = promised.then_some(run);
     await_running(database, run, START_LIMIT).await
 }

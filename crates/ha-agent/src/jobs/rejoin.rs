@@ -44,11 +44,17 @@ const SUBMIT_LIMIT: Duration = Duration::from_secs(10);
 pub async fn start_standby<D: PostgresDriver>(
     agent: Arc<Agent<D>>,
     primary: Option<NodeId>,
+    epoch: Epoch,
 ) -> Result<(), JobError> {
     let database = database(&agent)?;
     let from = primary.as_ref().map(|node| upstream(&agent, node)).transpose()?;
+    let receiving = agent.receiving.lock().await;
+    if primary.is_some() {
+        expect_unpledged(&agent, epoch)?;
+    }
     database.driver.prepare_standby(from.as_ref(), Instant::now() + SHORT).await?;
     let run = database.permits.start_standby(guard(database)?.run)?;
+    drop(receiving);
     {
         let mut facts = database.facts();
         facts.writable_run = None;
@@ -68,6 +74,15 @@ pub async fn start_standby<D: PostgresDriver>(
     started
 }
 
+/// What is received from the primary of a revoked epoch would be acknowledged to it (rule 104).
+fn expect_unpledged<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) -> Result<(), JobError> {
+    let pledged = agent.pledge.epoch();
+    if epoch > pledged {
+        return Ok(());
+    }
+    Err(JobError::NotNow(format!("epoch {epoch} is over: this node has pledged up to {pledged}")))
+}
+
 /// Points the running standby at `primary`.
 ///
 /// # Errors
@@ -75,10 +90,15 @@ pub async fn start_standby<D: PostgresDriver>(
 pub async fn follow<D: PostgresDriver>(
     agent: Arc<Agent<D>>,
     primary: NodeId,
+    epoch: Epoch,
 ) -> Result<(), JobError> {
     let database = database(&agent)?;
     let run = guard(database)?.run;
     let from = upstream(&agent, &primary)?;
+    let _receiving = agent.receiving.lock().await;
+    expect_unpledged(&agent, epoch)?;
+    // What is left there may be less than what is here by now.
+    database.driver.clear_spool()?;
     database.driver.follow(Some(&from), Instant::now() + SHORT).await?;
     database.facts().following = Some((run, Some(primary), Instant::now()));
     Ok(())

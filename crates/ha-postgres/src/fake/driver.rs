@@ -15,7 +15,6 @@ use crate::driver::{
     ActionError, ControlFile, ControlState, DataDir, Detached, Effect, GuardSeen, HalfMade,
     PostgresDriver, Probe, ProbeError, Receivers, Synchronous, Upstream, UpstreamHistory,
 };
-use crate::process::diverged::summary;
 
 /// How long a step of a tool takes.
 const STEP: Duration = Duration::from_millis(5);
@@ -346,8 +345,9 @@ impl PostgresDriver for FakeDriver {
             note: Some("the server is not real".to_owned()),
         };
         let file = into.join(SUMMARY_FILE);
-        let written = std::fs::create_dir_all(into)
-            .and_then(|()| std::fs::write(&file, summary::to_json(&kept)));
+        let text = serde_json::to_string(&kept).map_err(|error| attempt.refused(error))?;
+        let written =
+            std::fs::create_dir_all(into).and_then(|()| std::fs::write(&file, text));
         written.map_err(|error| attempt.refused(format!("{}: {error}", file.display())))?;
         Ok(kept)
     }

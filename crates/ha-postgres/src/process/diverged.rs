@@ -3,7 +3,6 @@
 
 mod files;
 mod reader;
-pub(crate) mod summary;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -65,7 +64,8 @@ impl ProcessDriver {
             truncated,
             note,
         };
-        let (file, text) = (into.join(SUMMARY_FILE), summary::to_json(&kept));
+        let text = serde_json::to_string_pretty(&kept).map_err(|error| attempt.cannot(error))?;
+        let file = into.join(SUMMARY_FILE);
         self.file_work(&changing, attempt, move |_, _| write_file(&file, text, None)).await?;
         Ok(kept)
     }

@@ -49,6 +49,25 @@ pub async fn ask(
     answer.await.map_err(|error| sql::action_error(&attempt, &error, Effect::None))
 }
 
+/// Makes the physical slot of `asking` on a server, or makes it anew if it lost its WAL.
+///
+/// # Errors
+/// [`ActionError`]; the slot may have been made all the same.
+pub async fn ensure_own_slot(
+    asking: &NodeId,
+    role: &Role,
+    upstream: &Upstream,
+    deadline: Instant,
+) -> Result<(), ActionError> {
+    let attempt = Attempt::new(format!("make a slot on {}", upstream.node), deadline);
+    let Upstream { host, port, .. } = upstream;
+    let answer = async {
+        let mut session = sql::open(host, *port, role, &[], deadline).await?;
+        ensure_slot(&mut session, asking, &attempt).await
+    };
+    answer.await.map_err(|error| sql::action_error(&attempt, &error, Effect::Unknown))
+}
+
 impl ProcessDriver {
     async fn connect_to(
         &self,

@@ -11,7 +11,7 @@ use ha_core::{Lsn, TimelineId};
 
 use super::WalError;
 use super::files::{WalFile, list, open, segment_name};
-use super::page::{Form, PAGE};
+use super::page::{Form, PAGE, PAGE_BYTES};
 use super::scan::{Pages, read_header};
 use crate::history::{history_file_name, parse_history};
 
@@ -28,7 +28,10 @@ pub(super) struct Chain {
     files: BTreeMap<(u64, TimelineId), WalFile>,
 }
 
-/// Returns the history file of a timeline in the directory, read; the first timeline has none.
+/// Reads a timeline's history file in the directory, oldest switch first; the first timeline has none.
+///
+/// # Errors
+/// [`WalError::Missing`] if it is not there, [`WalError::Invalid`] if it is none, [`WalError::Io`].
 pub fn read_history(dir: &Path, timeline: TimelineId) -> Result<Vec<TimelineSwitch>, WalError> {
     if timeline <= TimelineId(1) {
         return Ok(Vec::new());
@@ -218,6 +221,6 @@ impl Pages for ChainPages<'_> {
         }
         let skip = usize::try_from(at.0 - self.chunk_at).unwrap_or(usize::MAX);
         let bytes = self.chunk.get(skip..).unwrap_or_default();
-        Ok(bytes.get(..8192).unwrap_or(bytes))
+        Ok(bytes.get(..PAGE_BYTES).unwrap_or(bytes))
     }
 }

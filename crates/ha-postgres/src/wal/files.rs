@@ -60,13 +60,13 @@ impl WalName {
     }
 
     /// Returns the number of the segment: its position divided by its size. None for a history file,
-    /// and if no segment of that size has the name.
+    /// if no segment of that size has the name, and from 8 EiB of WAL on.
     #[must_use]
     pub fn number(self, segment_bytes: u64) -> Option<u64> {
         let Self::Segment { log, part, .. } = self else { return None };
         let per_log = (1_u64 << 32).checked_div(segment_bytes)?;
         let (log, part) = (u64::from(log), u64::from(part));
-        (part < per_log).then_some(log * per_log + part)
+        (part < per_log && log < 1 << 31).then_some(log * per_log + part)
     }
 }
 
@@ -158,8 +158,13 @@ pub(super) fn mend_partial(dir: &Path) -> Result<(), WalError> {
     let segment_bytes = super::chain::form_of(&files)?.map(|form| form.segment_bytes);
     for file in files {
         let WalName::Segment { partial: true, .. } = file.name else { continue };
+        // Of unknown size: emptied, which the program accepts too.
         let wanted = segment_bytes.unwrap_or(0);
-        if file.bytes == 0 || file.bytes == wanted || wanted == 0 && is_segment_size(file.bytes) {
+        let complete = segment_bytes.map_or_else(
+            || file.bytes == 0 || is_segment_size(file.bytes),
+            |segment_bytes| file.bytes == 0 || file.bytes >= segment_bytes,
+        );
+        if complete {
             continue;
         }
         let mended = fs::OpenOptions::new().write(true).open(&file.path).and_then(|handle| {
@@ -237,5 +242,7 @@ mod tests {
         }
         let too_high = WalName::parse("000000010000000000000100").unwrap();
         assert_eq!(too_high.number(16 << 20), None);
+        let endless = WalName::parse("00000001FFFFFFFF000000FF").unwrap();
+        assert_eq!(endless.number(16 << 20), None);
     }
 }

@@ -7,7 +7,7 @@ use ha_core::{Lsn, TimelineId};
 
 use super::WalError;
 use super::files::segment_name;
-use super::page::{Form, LONG_HEADER, PAGE, SHORT_HEADER};
+use super::page::{Form, LONG_HEADER, PAGE, PAGE_BYTES, SHORT_HEADER};
 use super::scan::Pages;
 
 pub(super) const SEGMENT: u64 = 1 << 20;
@@ -138,7 +138,7 @@ impl Pages for Memory<'_> {
     fn page(&mut self, at: Lsn) -> Result<&[u8], WalError> {
         let skip = at.0.checked_sub(self.begin).and_then(|skip| usize::try_from(skip).ok());
         let bytes = skip.and_then(|skip| self.bytes.get(skip..)).unwrap_or_default();
-        Ok(bytes.get(..8192).unwrap_or(bytes))
+        Ok(bytes.get(..PAGE_BYTES).unwrap_or(bytes))
     }
 }
 

@@ -7,7 +7,9 @@
 use ha_core::{Lsn, TimelineId};
 
 /// Size of a page, bytes. Others need a server compiled for it; the long header tells them.
-pub(super) const PAGE: u64 = 8192;
+pub(super) const PAGE_BYTES: usize = 8192;
+/// The same, as a distance between positions.
+pub(super) const PAGE: u64 = PAGE_BYTES as u64;
 /// Size of a page's header, bytes, padding included.
 pub(super) const SHORT_HEADER: usize = 24;
 /// Size of the header of a segment's first page, bytes.

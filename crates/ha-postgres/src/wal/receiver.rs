@@ -263,6 +263,8 @@ fn major_in(text: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
+    type Made = fn(String) -> ReceiveError;
+
     #[test]
     fn the_last_words_of_pg_receivewal_are_understood() {
         let said = |line: &str| {
@@ -271,7 +273,6 @@ mod tests {
             let why = line.split_once("error: ").map_or(line, |(_, why)| why);
             (classified(&errors, why), why.to_owned())
         };
-        type Made = fn(String) -> ReceiveError;
         #[rustfmt::skip]
         let table: [(&str, Made); 14] = [
             ("pg_receivewal: error: connection to server at \"127.0.0.1\", port 1 failed: Connection refused", ReceiveError::Unreachable),

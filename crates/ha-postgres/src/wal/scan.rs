@@ -14,7 +14,8 @@ use super::WalError;
 use super::chain::Chain;
 use super::files::open;
 use super::page::{
-    self, Fault, Form, LONG_HEADER, PAGE, PageHeader, first_page, is_zero, u32_at, u64_at,
+    self, Fault, Form, LONG_HEADER, PAGE, PAGE_BYTES, PageHeader, first_page, is_zero, u32_at,
+    u64_at,
 };
 
 /// Size of a record's own header, bytes.
@@ -384,7 +385,7 @@ impl<P: Pages> Scanner<P> {
         }
         let mut check = Check::new(begin, previous);
         let end = loop {
-            let wanted = left.min(PAGE as usize - offset);
+            let wanted = left.min(PAGE_BYTES - offset);
             let present = here.get(..wanted);
             check.feed(present.unwrap_or(here))?;
             if present.is_none() {

@@ -10,11 +10,13 @@ use ha_core::{Lsn, TimelineId, WalPosition};
 
 use super::WalError;
 use super::chain::{form_of, read_history};
-use super::files::{Tip, WalFile, list, tip, written_bytes};
+use super::files::{Tip, WalFile, list, open, tip, written_bytes};
 
 /// How many directories with WAL that was set aside are kept.
 const ASIDE_MAX: usize = 3;
 const ASIDE: &str = "aside-";
+/// How many of the last segments may not be on disk: those of two timelines, and one before each.
+const UNFLUSHED_MAX: usize = 4;
 
 /// A directory with WAL that `pg_receivewal` writes and this removes from.
 #[derive(Debug, Clone)]
@@ -87,6 +89,23 @@ impl WalStore {
     /// As [`tip`].
     pub fn tip(&self) -> Result<Option<Tip>, WalError> {
         tip(&self.dir)
+    }
+
+    /// Returns once all that the store holds is on disk.
+    ///
+    /// What the receiver acknowledged is; what it wrote after that may not be when it is killed, and
+    /// [`Self::tip`] counts it. To be called before others act on the tip.
+    ///
+    /// # Errors
+    /// [`WalError::Io`].
+    pub fn sync(&self) -> Result<(), WalError> {
+        // Whatever is older was flushed when its segment was complete.
+        for file in list(&self.dir)?.iter().rev().take(UNFLUSHED_MAX) {
+            if let Some(handle) = open(&file.path)? {
+                handle.sync_all().map_err(WalError::io("flush", &file.path))?;
+            }
+        }
+        sync(&self.dir)
     }
 
     /// Returns the length of all WAL and history files, bytes; what was set aside is not counted.

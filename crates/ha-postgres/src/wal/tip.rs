@@ -35,7 +35,10 @@ struct Found {
     oldest: Lsn,
 }
 
-/// Finds how far the WAL goes in a directory that `pg_receivewal` writes, also while it does.
+/// Finds how far the WAL goes in a directory that `pg_receivewal` writes.
+///
+/// While it does, the answer may be behind, by a segment at most: names change under the eyes of the
+/// reader. What an election rests on is read after the receiver's end.
 ///
 /// Counts the newest timeline with a segment; if less is there of it than of the one before it, that
 /// one, up to where it ended. None if there is no WAL at all.

@@ -38,7 +38,7 @@ struct List {
     json: bool,
 }
 
-/// Show what is in one: the committed transactions that the cluster does not have
+/// Show diverged WAL: the committed transactions that the cluster does not have
 ///
 /// Ends with exit code 1 if the node that keeps the copy does not answer.
 #[derive(Debug, Args)]
@@ -50,7 +50,9 @@ struct Show {
     json: bool,
 }
 
-/// Remove the copy of one, for good
+/// Remove the kept copy of diverged WAL, for good
+///
+/// Says how much that is and asks for the cluster's name, unless `--yes` is given.
 #[derive(Debug, Args)]
 struct Remove {
     /// Number, as `haclt diverged list` shows it

@@ -2,19 +2,27 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ha_proto::v1::admin_server::{Admin, AdminServer};
 use ha_proto::v1::{
-    ExplainReply, ExplainRequest, IfPrimaryDied, LeaseStatus, NodeExplanation, NodeStatus,
-    RaftStatus, StatusReply, StatusRequest, WalQuorumStatus,
+    ConfigSetReply, ConfigSetRequest, ConfigShowReply, ConfigShowRequest, DivergedDropReply,
+    DivergedDropRequest, DivergedListReply, DivergedListRequest, DivergedShowReply,
+    DivergedShowRequest, ExplainReply, ExplainRequest, StatusReply, StatusRequest,
 };
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
+
+mod samples;
+
+pub use samples::{configuration, cut_off, diverged, diverged_entry, done, explanation, healthy};
+
+/// An error of this text is no error: to that change the agent never answers.
+pub const NEVER: &str = "never";
 
 type Answers<Q, R> = Box<dyn Fn(u64, Q) -> Result<R, Status> + Send + Sync>;
 
@@ -22,6 +30,37 @@ type Answers<Q, R> = Box<dyn Fn(u64, Q) -> Result<R, Status> + Send + Sync>;
 pub struct Script {
     pub status: Answers<StatusRequest, StatusReply>,
     pub explain: Answers<ExplainRequest, ExplainReply>,
+    pub config_show: Answers<ConfigShowRequest, ConfigShowReply>,
+    pub config_set: Answers<ConfigSetRequest, ConfigSetReply>,
+    pub diverged_list: Answers<DivergedListRequest, DivergedListReply>,
+    pub diverged_show: Answers<DivergedShowRequest, DivergedShowReply>,
+    pub diverged_drop: Answers<DivergedDropRequest, DivergedDropReply>,
+}
+
+impl Default for Script {
+    /// A healthy cluster, in which every order is carried out at once.
+    fn default() -> Self {
+        Self {
+            status: Box::new(|_, _| Ok(healthy())),
+            explain: Box::new(|_, _| Ok(explanation())),
+            config_show: Box::new(|_, _| Ok(configuration())),
+            config_set: Box::new(|_, _| Ok(done())),
+            diverged_list: Box::new(|_, _| {
+                Ok(DivergedListReply { entries: vec![diverged_entry()] })
+            }),
+            diverged_show: Box::new(|_, _| Ok(diverged())),
+            diverged_drop: Box::new(|_, _| {
+                Ok(DivergedDropReply { directory: diverged().directory })
+            }),
+        }
+    }
+}
+
+/// What an agent was told to do.
+#[derive(Debug, Default)]
+struct Orders {
+    sets: Vec<ConfigSetRequest>,
+    drops: Vec<DivergedDropRequest>,
 }
 
 /// A running agent. It ends with the test's runtime.
@@ -29,6 +68,7 @@ pub struct Script {
 pub struct Agent {
     pub address: SocketAddr,
     asked: Arc<AtomicU64>,
+    orders: Arc<Mutex<Orders>>,
 }
 
 impl Agent {
@@ -46,29 +86,47 @@ impl Agent {
     pub async fn scripted(
         status: impl Fn(u64, StatusRequest) -> Result<StatusReply, Status> + Send + Sync + 'static,
     ) -> Self {
-        let explain = |_, _| Ok(explanation());
-        Self::start(Script { status: Box::new(status), explain: Box::new(explain) }).await
+        Self::start(Script { status: Box::new(status), ..Script::default() }).await
     }
 
     pub async fn start(script: Script) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(AtomicU64::new(0));
-        let service = AdminServer::new(Fake { script, asked: Arc::clone(&asked) });
+        let orders = Arc::new(Mutex::new(Orders::default()));
+        let fake = Fake { script, asked: Arc::clone(&asked), orders: Arc::clone(&orders) };
+        let service = AdminServer::new(fake);
         let incoming = TcpIncoming::from(listener);
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
-        Self { address, asked }
+        Self { address, asked, orders }
     }
 
     /// Returns how many times its status was asked for.
     pub fn asked(&self) -> u64 {
         self.asked.load(Ordering::SeqCst)
     }
+
+    /// Returns the changes of the configuration that it was told to make.
+    pub fn sets(&self) -> Vec<ConfigSetRequest> {
+        self.orders.lock().unwrap().sets.clone()
+    }
+
+    /// Returns the diverged WAL that it was told to drop.
+    pub fn drops(&self) -> Vec<DivergedDropRequest> {
+        self.orders.lock().unwrap().drops.clone()
+    }
 }
 
 struct Fake {
     script: Script,
     asked: Arc<AtomicU64>,
+    orders: Arc<Mutex<Orders>>,
+}
+
+impl Fake {
+    fn calls(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
+    }
 }
 
 #[tonic::async_trait]
@@ -82,8 +140,50 @@ impl Admin for Fake {
         &self,
         ask: Request<ExplainRequest>,
     ) -> Result<Response<ExplainReply>, Status> {
-        let call = self.asked.load(Ordering::SeqCst);
-        (self.script.explain)(call, ask.into_inner()).map(Response::new)
+        (self.script.explain)(self.calls(), ask.into_inner()).map(Response::new)
+    }
+
+    async fn config_show(
+        &self,
+        ask: Request<ConfigShowRequest>,
+    ) -> Result<Response<ConfigShowReply>, Status> {
+        (self.script.config_show)(self.calls(), ask.into_inner()).map(Response::new)
+    }
+
+    async fn config_set(
+        &self,
+        order: Request<ConfigSetRequest>,
+    ) -> Result<Response<ConfigSetReply>, Status> {
+        let order = order.into_inner();
+        self.orders.lock().unwrap().sets.push(order.clone());
+        let reply = (self.script.config_set)(self.calls(), order);
+        if reply.as_ref().is_err_and(|error| error.message() == NEVER) {
+            return std::future::pending().await;
+        }
+        reply.map(Response::new)
+    }
+
+    async fn diverged_list(
+        &self,
+        ask: Request<DivergedListRequest>,
+    ) -> Result<Response<DivergedListReply>, Status> {
+        (self.script.diverged_list)(self.calls(), ask.into_inner()).map(Response::new)
+    }
+
+    async fn diverged_show(
+        &self,
+        ask: Request<DivergedShowRequest>,
+    ) -> Result<Response<DivergedShowReply>, Status> {
+        (self.script.diverged_show)(self.calls(), ask.into_inner()).map(Response::new)
+    }
+
+    async fn diverged_drop(
+        &self,
+        order: Request<DivergedDropRequest>,
+    ) -> Result<Response<DivergedDropReply>, Status> {
+        let order = order.into_inner();
+        self.orders.lock().unwrap().drops.push(order.clone());
+        (self.script.diverged_drop)(self.calls(), order).map(Response::new)
     }
 }
 
@@ -187,105 +287,4 @@ fn serving(answer: impl Fn(std::net::TcpStream) + Send + 'static) -> SocketAddr 
         }
     });
     address
-}
-
-/// Returns the cluster of DESIGN §11, which is healthy.
-pub fn healthy() -> StatusReply {
-    let node = |name: &str, kind: &str, role: &str, state: &str| NodeStatus {
-        name: name.into(),
-        kind: kind.into(),
-        role: role.into(),
-        state: state.into(),
-        flushed_lsn: "0/5A3C9F0".into(),
-        reachable: true,
-        agent_version: "0.1.0".into(),
-        rule: "following".into(),
-        ..Default::default()
-    };
-    let list = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-    StatusReply {
-        cluster: "orders".into(),
-        state: "healthy".into(),
-        epoch: 7,
-        timeline: 4,
-        durability: "quorum".into(),
-        lease: Some(LeaseStatus { holder: "n2".into(), left_ms: 2400, ttl_ms: 3000 }),
-        raft: Some(RaftStatus {
-            leader: "n3".into(),
-            term: 12,
-            voters: list(&["n1", "n2", "n3"]),
-            quorum: true,
-        }),
-        wal_quorum: Some(WalQuorumStatus {
-            members: list(&["n1", "n3"]),
-            required: 1,
-            acknowledging: list(&["n1", "n3"]),
-        }),
-        nodes: vec![
-            NodeStatus {
-                postgres: "10.77.0.1:5432".into(),
-                timeline: 4,
-                replayed_lsn: "0/5A3C9F0".into(),
-                lag_bytes: Some(0),
-                wal_ack: true,
-                ..node("n1", "data", "standby", "streaming")
-            },
-            NodeStatus {
-                postgres: "10.77.0.2:5432".into(),
-                timeline: 4,
-                ..node("n2", "data", "primary", "running")
-            },
-            NodeStatus {
-                lag_bytes: Some(0),
-                wal_ack: true,
-                ..node("n3", "witness", "witness", "receiving")
-            },
-        ],
-        answered_by: "n3".into(),
-        ..Default::default()
-    }
-}
-
-/// Returns the same cluster as seen by a node that is cut off.
-pub fn cut_off() -> StatusReply {
-    StatusReply {
-        state: "no_quorum".into(),
-        reason: "1 of 3 voters answers".into(),
-        lease: None,
-        raft: Some(RaftStatus { term: 12, ..Default::default() }),
-        nodes: vec![],
-        answered_by: "n1".into(),
-        ..healthy()
-    }
-}
-
-pub fn explanation() -> ExplainReply {
-    ExplainReply {
-        summary: "the cluster is healthy".into(),
-        nodes: vec![
-            NodeExplanation {
-                node: "n1".into(),
-                rule: "following".into(),
-                why: "Node n2 holds the lease, so n1 streams from it and acknowledges its \
-                      commits as a member of the WAL quorum."
-                    .into(),
-                waiting_for: String::new(),
-            },
-            NodeExplanation {
-                node: "n2".into(),
-                rule: "serving".into(),
-                why: "It holds the lease.".into(),
-                waiting_for: "the backup to end".into(),
-            },
-        ],
-        if_primary_died: Some(IfPrimaryDied {
-            successor: "n1".into(),
-            why: "it has all acknowledged WAL".into(),
-            refusals: vec!["n4 is 20 MiB behind".into()],
-            lost_bytes: Some(0),
-            lost: "Every acknowledged commit is on n1 or n3.".into(),
-            expected_ms: 3500,
-        }),
-        answered_by: "n3".into(),
-    }
 }

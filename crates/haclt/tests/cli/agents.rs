@@ -1,6 +1,12 @@
 //! Which agent is believed, and what is said of those that are of no use.
 
-use super::*;
+use std::time::Instant;
+
+use ha_proto::v1::{StatusReply, WalQuorumStatus};
+use tonic::Status;
+
+use crate::agent::{self, Agent};
+use crate::{DONE, FAILED, HANGS, REFUSED, TABLE, WRONG, ask, assert_ran};
 
 #[tokio::test]
 async fn an_agent_that_cannot_be_reached_is_noted_and_the_next_one_asked() {
@@ -119,6 +125,8 @@ async fn an_agents_error_decides_the_exit_code() {
     #[rustfmt::skip]
     let table = [
         (Status::failed_precondition("a rule"), REFUSED, "error: agent ADDRESS refuses: a rule\n".to_owned()),
+        (Status::aborted("another change"),     REFUSED, "error: agent ADDRESS refuses: another change\n".to_owned()),
+        (Status::not_found("no such thing"),    FAILED,  "error: agent ADDRESS found nothing: no such thing\n".to_owned()),
         (Status::invalid_argument("too long"),  WRONG,   "error: agent ADDRESS does not accept the request: too long\n".to_owned()),
         (Status::internal("disk\n full"),       FAILED,  said("ADDRESS: disk full\nhint: Look into the log of ha-agent")),
         (Status::unavailable("starting"),       FAILED,  said("ADDRESS: starting\n")),
@@ -215,4 +223,13 @@ async fn if_nobody_answers_everybody_is_named() {
     assert!(ran.err.contains("\nhint: Check that ha-agent runs on those machines"), "{}", ran.err);
     assert_eq!((ran.code, ran.out.as_str()), (FAILED, ""));
     assert!(started.elapsed() < HANGS, "it gave up by itself");
+}
+
+#[tokio::test]
+async fn an_agent_that_froze_is_given_up_before_a_long_timeout_ends() {
+    let (_hanging, hangs) = agent::hanging().await;
+    let started = Instant::now();
+    let ran = ask(&[hangs], &["status", "--timeout", "50s"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (FAILED, ""), "{}", ran.err);
+    assert!(started.elapsed().as_secs() < 30, "{}", ran.err);
 }

@@ -1,6 +1,9 @@
 //! Arguments, help, completions and manual pages.
 
-use super::*;
+use tokio::process::Command;
+
+use crate::agent::{self, Agent};
+use crate::{DONE, FAILED, TABLE, WRONG, assert_ran, haclt, run, run_to_end};
 
 #[tokio::test]
 async fn endpoints_come_from_the_option_or_the_environment() {
@@ -32,7 +35,7 @@ async fn endpoints_come_from_the_option_or_the_environment() {
 #[tokio::test]
 async fn arguments_that_make_no_sense_are_a_usage_error_that_names_them() {
     #[rustfmt::skip]
-    let table: [(&[&str], &str); 13] = [
+    let table: [(&[&str], &str); 20] = [
         (&["--endpoint", "db1", "status"],                  "error: invalid endpoint \"db1\": it has no port\n"),
         (&["--endpoint", "db1:7400,::1:7400", "explain"],   "error: invalid endpoint \"::1:7400\": an IPv6 address is written in brackets"),
         (&["--endpoint", "http://db1:7400", "status"],      "error: invalid endpoint \"http://db1:7400\": expected HOST:PORT, not a URL\n"),
@@ -43,6 +46,13 @@ async fn arguments_that_make_no_sense_are_a_usage_error_that_names_them() {
         (&["status", "--watch", "often"],                   "error: invalid value 'often' for '--watch [<SECONDS>]'"),
         (&["status", "--watch", "--exit-code"],             "error: the argument '--watch [<SECONDS>]' cannot be used with '--exit-code'"),
         (&["status", "n1"],                                 "error: unexpected argument 'n1' found"),
+        (&["config"],                                       "Show or change the configuration"),
+        (&["config", "get"],                                "error: the following required arguments were not provided:\n  <KEY>"),
+        (&["config", "set", "durability.mode"],             "error: the following required arguments were not provided:\n  <VALUE>"),
+        (&["config", "set", "a", "b", "--timeout", "1h"],   "error: invalid value '1h' for '--timeout <SECONDS>'"),
+        (&["diverged", "show", "x"],                        "error: invalid value 'x' for '<ID>'"),
+        (&["diverged", "drop", "-1"],                       "error: unexpected argument '-1' found"),
+        (&["diverged", "drop", "1", "2"],                   "error: unexpected argument '2' found"),
         (&["restart"],                                      "error: unrecognized subcommand 'restart'"),
         (&["completions", "csh"],                           "error: invalid value 'csh' for '<SHELL>'"),
         (&[],                                               "Watch over a PostgreSQL cluster"),
@@ -59,11 +69,16 @@ async fn help_and_version_are_what_they_were() {
     let ran = run(&["--version"]).await;
     assert_ran(&ran, DONE, &format!("haclt {}\n", env!("CARGO_PKG_VERSION")), "");
     #[rustfmt::skip]
-    let table: [(&[&str], &str); 4] = [
+    let table: [(&[&str], &str); 9] = [
         (&["-h"],                    include_str!("help.txt")),
         (&["--help"],                include_str!("help-long.txt")),
         (&["status", "--help"],      include_str!("help-status.txt")),
         (&["explain", "-h"],         include_str!("help-explain.txt")),
+        (&["config", "-h"],          include_str!("help-config.txt")),
+        (&["config", "set", "--help"], include_str!("help-config-set.txt")),
+        (&["diverged", "-h"],        include_str!("help-diverged.txt")),
+        (&["diverged", "list", "--help"], include_str!("help-diverged-list.txt")),
+        (&["diverged", "drop", "-h"], include_str!("help-diverged-drop.txt")),
     ];
     for (args, expected) in table {
         let ran = run(args).await;
@@ -77,7 +92,12 @@ async fn completions_are_scripts_their_shell_can_read() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ran = run(&["completions", shell]).await;
         assert_eq!((ran.code, ran.err.as_str()), (DONE, ""), "{shell}");
-        assert!(ran.out.contains("explain") && ran.out.contains("exit-code"), "{shell}");
+        assert!(
+            ["explain", "exit-code", "diverged", "no-wait"]
+                .iter()
+                .all(|word| ran.out.contains(word)),
+            "{shell}"
+        );
     }
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("haclt.bash");
@@ -107,8 +127,21 @@ async fn manual_pages_are_printed_or_written() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    let expected =
-        ["haclt-completions.1", "haclt-explain.1", "haclt-man.1", "haclt-status.1", "haclt.1"];
+    let expected = [
+        "haclt-completions.1",
+        "haclt-config-get.1",
+        "haclt-config-set.1",
+        "haclt-config-show.1",
+        "haclt-config.1",
+        "haclt-diverged-drop.1",
+        "haclt-diverged-list.1",
+        "haclt-diverged-show.1",
+        "haclt-diverged.1",
+        "haclt-explain.1",
+        "haclt-man.1",
+        "haclt-status.1",
+        "haclt.1",
+    ];
     assert_eq!(names, expected);
     let page = std::fs::read_to_string(pages.join("haclt-status.1")).unwrap();
     assert!(page.contains("exit\\-code") && page.contains("HACLT_ENDPOINTS"), "{page}");

@@ -1,6 +1,16 @@
 //! Output that goes on, ends early, or cannot be written.
 
-use super::*;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
+use ha_proto::v1::StatusReply;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::Child;
+use tokio::time::timeout;
+use tonic::Status;
+
+use crate::agent::{self, Agent};
+use crate::{DONE, FAILED, HANGS, REFUSED, ask, haclt};
 
 /// Reads lines until one begins with `begin`.
 async fn read_until(

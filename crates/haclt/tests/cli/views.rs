@@ -1,6 +1,10 @@
 //! What `status` and `explain` show.
 
-use super::*;
+use ha_proto::v1::StatusReply;
+use tonic::Status;
+
+use crate::agent::{self, Agent, Script};
+use crate::{DONE, FAILED, TABLE, ask, assert_ran};
 
 #[tokio::test]
 async fn status_is_a_table() {
@@ -38,6 +42,18 @@ async fn a_degraded_cluster_is_shown_and_its_exit_code_is_asked_for() {
 }
 
 #[tokio::test]
+async fn what_would_be_lost_now_is_the_last_line_and_the_last_key() {
+    let loss = "up to 1.5 KiB: n1 has not received them\n\u{1b}[2J";
+    let agent = Agent::answering(StatusReply { loss: loss.into(), ..agent::healthy() }).await;
+    let ran = ask(&[agent.address], &["status"]).await;
+    let line = "loss now: up to 1.5 KiB: n1 has not received them [2J\n";
+    assert_ran(&ran, DONE, &format!("{TABLE}{line}"), "");
+    let ran = ask(&[agent.address], &["status", "--json"]).await;
+    let end = "  ],\n  \"loss\": \"up to 1.5 KiB: n1 has not received them [2J\"\n}\n";
+    assert!(ran.out.ends_with(end), "{}", ran.out);
+}
+
+#[tokio::test]
 async fn explain_reads_as_paragraphs() {
     let agent = Agent::answering(agent::healthy()).await;
     let ran = ask(&[agent.address], &["explain"]).await;
@@ -69,6 +85,7 @@ async fn explain_asks_the_agent_that_knows_most() {
     let cut_off = Agent::start(Script {
         status: Box::new(|_, _| Ok(agent::cut_off())),
         explain: Box::new(|_, _| Err(Status::internal("asked the wrong agent"))),
+        ..Script::default()
     });
     let (cut_off, agent) = (cut_off.await, Agent::answering(agent::healthy()).await);
     let ran = ask(&[cut_off.address, agent.address], &["explain"]).await;

@@ -179,9 +179,19 @@ impl Pair<'_> {
 
     /// Returns one of PostgreSQL's programs, to be run on a host under the server's account.
     fn tool(&self, host: usize, name: &str) -> Command {
-        let mut command = self.world.command(Place::Host(host), Path::new("setpriv"));
-        command.args(account::switches(self.account)).arg(self.postgres.program(name));
-        command.current_dir("/");
-        command
+        tool(self.world, self.account, self.postgres, host, name)
     }
+}
+
+/// Returns one of PostgreSQL's programs, to be run on a host under the server's account.
+pub(crate) fn tool(
+    world: &World,
+    account: &Account,
+    postgres: &Postgres,
+    host: usize,
+    name: &str,
+) -> Command {
+    let mut command = world.command(Place::Host(host), Path::new("setpriv"));
+    command.args(account::switches(account)).arg(postgres.program(name)).current_dir("/");
+    command
 }

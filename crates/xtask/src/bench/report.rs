@@ -14,6 +14,9 @@ use crate::bench::idle::Cost;
 use crate::bench::run::Run;
 use crate::bench::soak::Soak;
 use crate::bench::stats::{Spread, spread};
+use crate::bench::throughput::Round;
+use crate::bench::{sequences, stall, throughput};
+use crate::cluster::Mode;
 use crate::exec;
 use crate::failure::Outcome;
 use crate::paths::Postgres;
@@ -36,6 +39,11 @@ pub(crate) struct Report {
     pub(crate) idle: Vec<Cost>,
     pub(crate) idle_seconds: u64,
     pub(crate) soak: Option<Soak>,
+    /// What clients are promised.
+    pub(crate) durability: Option<Mode>,
+    pub(crate) sequences: Vec<sequences::Run>,
+    pub(crate) stalls: Vec<stall::Run>,
+    pub(crate) throughput: Vec<Round>,
     /// Why measuring ended early, if it did.
     pub(crate) ended_early: Option<String>,
 }
@@ -44,8 +52,13 @@ impl Report {
     /// Returns the table.
     pub(crate) fn markdown(&self) -> String {
         let mut out = String::from("# Bench\n\n");
-        let _ =
-            writeln!(out, "{}; durability async, ttl {} ms.", self.machine, self.ttl.as_millis());
+        let _ = writeln!(
+            out,
+            "{}; durability {}, ttl {} ms.",
+            self.machine,
+            self.mode(),
+            self.ttl.as_millis()
+        );
         if let Some(seconds) = self.start_seconds {
             let _ = writeln!(out, "Empty directories to a healthy cluster: {seconds:.1} s.");
         }
@@ -57,7 +70,23 @@ impl Report {
         if let Some(soak) = &self.soak {
             soak_lines(soak, &mut out);
         }
+        if !self.sequences.is_empty() {
+            out.push_str(&sequences::table(&self.sequences));
+        }
+        if !self.stalls.is_empty() {
+            out.push_str(&stall::table(&self.stalls));
+        }
+        if !self.throughput.is_empty() {
+            out.push_str(&throughput::table(&self.throughput));
+        }
         out
+    }
+
+    const fn mode(&self) -> &'static str {
+        match self.durability {
+            Some(mode) => mode.word(),
+            None => "unknown",
+        }
     }
 
     fn faults(&self, out: &mut String) {
@@ -68,7 +97,7 @@ impl Report {
             "\nThe application holds a session to each node and tries every 20 ms; two more clients \
              sit on the old primary's host. Write gap: longest time between two acknowledgements \
              to the application. Lost: acknowledged and not there afterwards, application + pinned \
-             clients (durability is async). Margin: last acknowledgement of the old node to first \
+             clients. Margin: last acknowledgement of the old node to first \
              of the new one, smallest. All times min / median / max.\n\n\
              | fault | runs | write gap ms | bar | usual gap ms | lost | overlaps | margin ms | old node streams again ms | healthy again ms | epochs |\n\
              |---|---|---|---|---|---|---|---|---|---|---|\n",
@@ -169,12 +198,33 @@ impl Report {
             "idle": self.idle.iter().map(Cost::json).collect::<Vec<_>>(),
             "idle_seconds": self.idle_seconds,
             "soak": self.soak.as_ref().map(Soak::json),
+            "durability": self.mode(),
+            "sequences": self.sequences.iter().map(sequences::Run::json).collect::<Vec<_>>(),
+            "stalls": self.stalls.iter().map(stall::Run::json).collect::<Vec<_>>(),
+            "throughput": self.throughput.iter().map(Round::json).collect::<Vec<_>>(),
         })
     }
 
-    /// Returns whether anything unsafe was seen: no median excuses that.
-    pub(crate) fn is_unsafe(&self) -> bool {
-        self.runs.iter().any(Run::overlaps)
+    /// Returns what unsafe thing was seen, if any: no median excuses that.
+    pub(crate) fn harm(&self) -> Option<String> {
+        let overlaps = self.runs.iter().filter(|run| run.overlaps()).count()
+            + self.sequences.iter().filter(|run| run.overlaps > 0).count();
+        let may_lose = self.durability == Some(Mode::Async);
+        let of_faults: usize = self.runs.iter().map(|run| run.lost.0 + run.lost.1).sum();
+        let lost = if may_lose { 0 } else { of_faults }
+            + self.sequences.iter().map(|run| run.lost).sum::<usize>()
+            + self.stalls.iter().map(|run| run.lost).sum::<usize>();
+        match (overlaps, lost) {
+            (0, 0) => None,
+            (0, lost) => Some(format!("{lost} acknowledged writes were lost")),
+            (runs, 0) => {
+                Some(format!("two nodes acknowledged writes at the same time in {runs} runs"))
+            }
+            (runs, lost) => Some(format!(
+                "{lost} acknowledged writes were lost, and two nodes acknowledged at the same time in \
+                 {runs} runs"
+            )),
+        }
     }
 }
 
@@ -197,10 +247,7 @@ fn soak_lines(soak: &Soak, out: &mut String) {
 }
 
 fn shown(spread: Option<Spread>) -> String {
-    spread.map_or_else(
-        || "-".to_owned(),
-        |Spread { min, median, max }| format!("{min:.0} / {median:.0} / {max:.0}"),
-    )
+    spread.map_or_else(|| "-".to_owned(), |spread| spread.shown())
 }
 
 const fn mark(met: bool) -> &'static str {
@@ -256,7 +303,8 @@ mod tests {
     }
 
     fn report(runs: Vec<Run>) -> Report {
-        Report { ttl: Duration::from_secs(3), runs, ..Report::default() }
+        let durability = Some(Mode::Async);
+        Report { ttl: Duration::from_secs(3), runs, durability, ..Report::default() }
     }
 
     #[test]
@@ -274,9 +322,18 @@ mod tests {
 
     #[test]
     fn an_overlap_is_unsafe_whatever_the_median() {
-        assert!(!report(vec![run(Fault::AgentStop, 1.0, Some(1.0))]).is_unsafe());
-        assert!(!report(vec![run(Fault::AgentKill, 1.0, None)]).is_unsafe());
-        assert!(report(vec![run(Fault::AgentStop, 1.0, Some(-1.0))]).is_unsafe());
+        assert_eq!(report(vec![run(Fault::AgentStop, 1.0, Some(1.0))]).harm(), None);
+        assert_eq!(report(vec![run(Fault::AgentKill, 1.0, None)]).harm(), None);
+        let harm = report(vec![run(Fault::AgentStop, 1.0, Some(-1.0))]).harm();
+        assert!(harm.is_some_and(|harm| harm.contains("in 1 runs")));
+    }
+
+    #[test]
+    fn a_lost_write_is_harm_unless_the_mode_is_async() {
+        let lossy = report(vec![run(Fault::Node, 1.0, None)]);
+        assert_eq!(lossy.harm(), None);
+        let quorum = Report { durability: Some(Mode::Quorum), ..lossy };
+        assert_eq!(quorum.harm().as_deref(), Some("3 acknowledged writes were lost"));
     }
 
     #[test]

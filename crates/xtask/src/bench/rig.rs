@@ -229,8 +229,11 @@ impl Rig {
     pub(crate) fn freeze(&self, index: usize) -> Outcome<()> {
         stop::until("a host stood still", Duration::from_secs(10), || {
             let awake: Vec<Process> = self.world.processes(Place::Host(index));
-            let awake: Vec<&Process> = awake.iter().filter(|process| !process.is_stopped()).collect();
-            awake.iter().for_each(|process| process.signal(Signal::STOP));
+            let awake: Vec<&Process> =
+                awake.iter().filter(|process| !process.is_stopped()).collect();
+            for process in &awake {
+                process.signal(Signal::STOP);
+            }
             Ok(awake.is_empty())
         })
     }
@@ -241,7 +244,9 @@ impl Rig {
         let all = self.world.processes(Place::Host(index));
         let is_server = |process: &&Process| process.program == "postgres";
         all.iter().filter(is_server).for_each(|process| process.signal(Signal::CONT));
-        all.iter().for_each(|process| process.signal(Signal::CONT));
+        for process in &all {
+            process.signal(Signal::CONT);
+        }
     }
 
     /// Returns the process that receives WAL on a node.

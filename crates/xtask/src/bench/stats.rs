@@ -46,6 +46,13 @@ pub(crate) struct Spread {
     pub(crate) max: f64,
 }
 
+impl Spread {
+    /// Returns the three numbers as a table shows them.
+    pub(crate) fn shown(&self) -> String {
+        format!("{:.0} / {:.0} / {:.0}", self.min, self.median, self.max)
+    }
+}
+
 /// Returns the spread; `None` if nothing was measured.
 pub(crate) fn spread(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
     let mut sorted: Vec<f64> = values.into_iter().collect();

@@ -11,7 +11,6 @@ use tracing::{info, warn};
 
 use super::super::ProcessConfig;
 use super::super::directory::{Layout, history_of, make_dir, remove_file, sync_parent, wal_files};
-use super::summary;
 use crate::control_file::ControlData;
 use crate::diverged::{Diverged, SUMMARY_FILE};
 use crate::history::{Segment, history_file_name};
@@ -45,11 +44,11 @@ pub(super) struct Run {
 pub(super) fn kept(into: &Path) -> Result<Option<Diverged>, String> {
     let path = into.join(SUMMARY_FILE);
     match fs::read_to_string(&path) {
-        Ok(text) => match summary::from_json(&text) {
+        Ok(text) => match serde_json::from_str(&text) {
             Ok(kept) => Ok(Some(kept)),
             // Not written by us in one step: what it would say can be found out again.
-            Err(why) => {
-                warn!(file = %path.display(), why, "unreadable summary of diverged WAL");
+            Err(error) => {
+                warn!(file = %path.display(), %error, "unreadable summary of diverged WAL");
                 Ok(None)
             }
         },

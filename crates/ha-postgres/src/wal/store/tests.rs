@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::fs;
 
 use tempfile::TempDir;
@@ -52,7 +53,7 @@ fn branch(store: &WalStore, from: &Writer, to: u32, records: usize) -> Writer {
     let mut history =
         fs::read_to_string(store.dir().join(format!("{:08X}.history", from.timeline)))
             .unwrap_or_default();
-    history.push_str(&format!("{}\t{}\tno reason\n", from.timeline, Lsn(fork)));
+    writeln!(history, "{}\t{}\tno reason", from.timeline, Lsn(fork)).unwrap();
     fs::write(store.dir().join(format!("{to:08X}.history")), history).unwrap();
     writer
 }
@@ -257,4 +258,12 @@ fn what_a_node_needs_is_given_under_the_names_the_server_looks_for() {
     fs::remove_file(store.dir().join("00000002.history")).unwrap();
     let error = serve(store.dir(), at(1, old.at()), to, &history).unwrap_err();
     assert!(error.to_string().contains("00000002.history is not in"), "{error}");
+}
+
+#[test]
+fn flushing_needs_no_wal() {
+    let (_dir, store) = store();
+    store.sync().unwrap();
+    fill(&store, 3 * SEGMENT + 9000);
+    store.sync().unwrap();
 }
