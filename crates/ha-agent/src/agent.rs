@@ -44,7 +44,7 @@ pub struct Agent<D> {
     pub pledge: Arc<Pledge>,
     /// Held while this node begins to receive WAL, or makes sure that it does not: a pledge must not
     /// come between the decision to follow a primary and the act.
-    pub receiving: tokio::sync::Mutex<()>,
+    pub receiving: Arc<tokio::sync::Mutex<()>>,
     /// What the primary knows of its acknowledgers; `None` on every other node.
     pub quorum: Mutex<Option<QuorumReport>>,
     /// Major version of the database's binaries, such as 15.
@@ -140,7 +140,7 @@ impl<D> Agent<D> {
             database,
             witness,
             pledge: Arc::new(pledge),
-            receiving: tokio::sync::Mutex::new(()),
+            receiving: Arc::default(),
             quorum: Mutex::new(None),
             postgres_major,
             holder: Mutex::new(None),

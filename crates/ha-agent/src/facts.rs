@@ -39,6 +39,8 @@ pub struct Facts {
     pub starved: Option<Epoch>,
     /// Whether what the grant of that epoch demands was fetched and replayed, or could not be.
     pub caught_up: Option<(Epoch, bool)>,
+    /// How often fetching that failed under this epoch.
+    pub fetches_failed: (Epoch, u32),
     /// The history of the timeline that the server is on.
     pub history: Option<(TimelineId, Vec<TimelineSwitch>)>,
     /// Real end of WAL of the stopped database after that run; read only before there is a cluster.

@@ -333,7 +333,7 @@ pub async fn prepare<D: PostgresDriver>(
 ) -> BTreeMap<NodeId, Report> {
     let asked = agent.config.peers.keys().map(|node| async move {
         let reply = if node == agent.node() {
-            revoke::answer(agent, epoch).await
+            revoke::answer_whole(agent, epoch).await
         } else {
             let silent =
                 lock(&agent.sightings).get(node).is_some_and(|sighting| sighting.error.is_some());

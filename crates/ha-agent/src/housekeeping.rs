@@ -80,7 +80,7 @@ async fn record_promotion<D: PostgresDriver>(agent: &Agent<D>) {
     let promoted_here = state.latest_promotion().is_none_or(|last| timeline > last.begin.timeline);
     // The job does it first; this comes in only where it could not.
     let job_had_time =
-        database.facts().rule().is_some_and(|(_, lasts)| lasts > Duration::from_secs(10));
+        database.facts().rule().is_some_and(|(_, lasts)| lasts > Duration::from_secs(1));
     if !job_had_time || (recorded || !promoted_here) && checked {
         return;
     }

@@ -1,4 +1,5 @@
-//! A note of this node's own latest promotion, so that two timelines of one number can be told apart.
+//! A note of which promotion the timeline here came from, so that two of one number can be told apart:
+//! this node's own, or that of the primary it was found to follow.
 //!
 //! Rule 57: a node that promoted itself and died before the cluster recorded it may find, when it
 //! comes back, that another node was promoted to a timeline of the same number, from the same
@@ -14,7 +15,7 @@ use ha_core::{Epoch, TimelineId};
 const FILE: &str = "promotion";
 const HEADER: &str = "haclt promotion 1";
 
-/// Notes that this node begins timeline `to` under `epoch`.
+/// Notes that timeline `to` is the one that began under `epoch`.
 ///
 /// # Errors
 /// If the note cannot be written and synced.
@@ -27,14 +28,8 @@ pub fn note(dir: &Path, epoch: Epoch, to: TimelineId) -> io::Result<()> {
     fs::File::open(dir)?.sync_all()
 }
 
-/// Forgets it: the data directory is another one now.
-pub fn forget(dir: &Path) {
-    // A note that stays behind names an epoch that is recorded, or is compared once more: harmless.
-    drop(fs::remove_file(dir.join(FILE)));
-}
-
-/// Returns whether this node promoted itself to `timeline` under an epoch that the cluster does not
-/// know as the origin of that timeline, although it knows another one.
+/// Returns whether `timeline`, as it is here, began under an epoch that the cluster does not know as its
+/// origin, although it knows another one.
 #[must_use]
 pub fn is_unrecorded(dir: &Path, timeline: TimelineId, state: &State) -> bool {
     let Some((epoch, to)) = read(dir) else { return false };
@@ -75,7 +70,8 @@ mod tests {
         assert!(!is_unrecorded(dir.path(), TimelineId(3), &recorded(5)), "ours");
         assert!(!is_unrecorded(dir.path(), TimelineId(2), &recorded(6)), "an older timeline");
         assert!(!is_unrecorded(dir.path(), TimelineId(3), &State::default()), "nobody else's");
-        forget(dir.path());
+        // What is followed now came from the later promotion.
+        note(dir.path(), Epoch(6), TimelineId(3)).expect("a writable directory");
         assert!(!is_unrecorded(dir.path(), TimelineId(3), &recorded(6)));
     }
 }

@@ -1,6 +1,7 @@
 //! An election's question: pledge to acknowledge nothing more of an epoch, stop receiving, say what you
 //! have (rules 95 and 104).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ha_core::ancestry::TimelineSwitch;
@@ -8,7 +9,7 @@ use ha_core::permit::Order;
 use ha_core::view::Job;
 use ha_core::{Epoch, Lsn, WalPosition};
 use ha_postgres::driver::{DataDir, GuardSeen, PostgresDriver};
-use ha_postgres::wal::files::{Tip, tip_of_server};
+use ha_postgres::wal::files::Tip;
 use ha_proto::v1::{RevokeReply, WalTip};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
@@ -19,15 +20,28 @@ use crate::promotions;
 use crate::report;
 
 /// How long stopping to receive, and reading what is there, may take. The election asks again.
-const LIMIT: Duration = Duration::from_millis(900);
+///
+/// With the pledge and a fresh look at the database this has to fit into what the leader waits.
+const LIMIT: Duration = Duration::from_millis(700);
 
-/// Answers `Revoke`. The reply names no pledge, or no WAL, where it cannot vouch for it.
-pub async fn answer<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) -> RevokeReply {
+/// Answers `Revoke`, to its end even if nobody waits for the answer any more: half of it would leave a
+/// standby without anybody to follow.
+pub async fn answer<D: PostgresDriver>(agent: &Arc<Agent<D>>, epoch: Epoch) -> RevokeReply {
+    let own = Arc::clone(agent);
+    match tokio::spawn(async move { answer_whole(&own, epoch).await }).await {
+        Ok(reply) => reply,
+        Err(error) => refusal(agent, error.to_string()),
+    }
+}
+
+/// The same for a caller that waits to the end. The reply names no pledge, or no WAL, where this node
+/// cannot vouch for it.
+pub async fn answer_whole<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) -> RevokeReply {
     let known = agent.state().last_epoch;
-    if epoch > known {
-        // Whoever leads knows of grants that this node has yet to apply: it is asked again.
-        let why = format!("epoch {epoch} is not known here yet, the latest is {known}");
-        return refusal(agent, why);
+    if epoch != known {
+        // Later: whoever leads knows of grants that this node has yet to apply. Earlier: whoever asks
+        // does not lead any more. Either way it is asked again.
+        return refusal(agent, format!("it knows of epoch {known}, not of {epoch}"));
     }
     let fresh = agent.pledge.epoch() < epoch;
     if let Err(why) = pledge(agent, epoch).await {
@@ -69,7 +83,7 @@ async fn pledge<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) -> Result<(),
         lease_keeper::burn(agent, database, permitted).map_err(|error| error.to_string())?;
         agent.wake.notify_one();
     }
-    let pledge = std::sync::Arc::clone(&agent.pledge);
+    let pledge = Arc::clone(&agent.pledge);
     let raised = tokio::task::spawn_blocking(move || pledge.raise(epoch)).await;
     raised.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
@@ -81,14 +95,15 @@ async fn tip<D: PostgresDriver>(
     deadline: Instant,
 ) -> Result<Option<Tip>, String> {
     if let Some(database) = &agent.database {
-        return of_database(agent, database, deadline).await.map(Some);
+        return of_database(agent, database, epoch, deadline).await.map(Some);
     }
-    let Some(witness) = agent.witness.as_ref().filter(|witness| witness.unable.is_none()) else {
-        return Ok(None);
-    };
+    // One that cannot receive any more may have WAL all the same.
+    let Some(witness) = &agent.witness else { return Ok(None) };
     if !witness.silenced(epoch, deadline.saturating_duration_since(Instant::now())).await {
         return Err("its receiver has not ended yet".to_owned());
     }
+    // Nor may anything be moved meanwhile.
+    let _receiving = agent.receiving.lock().await;
     witness.sync().await?;
     let found = witness.read_tip().await?;
     match found.as_ref().and_then(|tip| tip.damaged.as_ref()) {
@@ -101,6 +116,7 @@ async fn tip<D: PostgresDriver>(
 async fn of_database<D: PostgresDriver>(
     agent: &Agent<D>,
     database: &Database<D>,
+    epoch: Epoch,
     deadline: Instant,
 ) -> Result<Tip, String> {
     let GuardSeen::Alive(status) = database.driver.guard() else {
@@ -108,34 +124,31 @@ async fn of_database<D: PostgresDriver>(
     };
     // Whoever is about to follow the old primary either did so before, and is stopped here, or sees the
     // pledge.
-    let _receiving = agent.receiving.lock().await;
-    let (position, from) = if status.state.is_gone() {
-        (stopped(database, deadline).await?, None)
+    let receiving = Arc::clone(&agent.receiving).lock_owned().await;
+    if agent.state().last_epoch != epoch {
+        return Err("a later grant was made meanwhile".to_owned());
+    }
+    let position = if status.state.is_gone() {
+        stopped(database, deadline).await?
     } else {
         // Nothing that was fetched for an earlier grant may replace what is here.
         database.driver.clear_spool().map_err(|error| error.to_string())?;
-        let had = database.driver.detach(deadline).await.map_err(|error| error.to_string())?;
+        // Whatever comes of it, this node has to be told anew whom to follow.
         database.facts().following = Some((status.run, None, Instant::now()));
-        let position = WalPosition { timeline: had.timeline, lsn: had.replayed };
-        // With much to replay, the search begins near the end of what was received in this run.
-        (position, (!had.exhausted).then_some(had.flushed))
+        let had = database.driver.detach(deadline).await.map_err(|error| error.to_string())?;
+        WalPosition { timeline: had.replay_timeline, lsn: had.replayed }
     };
-    // Rule 57: its timeline has the number of another one.
-    if promotions::is_unrecorded(&agent.config.data_dir, position.timeline, &agent.state()) {
-        return Err(format!("its timeline {} is not the cluster's", position.timeline));
-    }
-    let driver = std::sync::Arc::clone(&database.driver);
+    let driver = Arc::clone(&database.driver);
     let read = tokio::task::spawn_blocking(move || {
-        let history = driver.local_history().map_err(|error| error.to_string())?;
-        let from = from.unwrap_or(position.lsn).max(position.lsn);
-        let dir = driver.wal_dir();
-        tip_of_server(&dir, position.timeline, &history, from, Lsn::ZERO)
-            .map_err(|error| error.to_string())
+        // What is on the disk counts, not only what was replayed so far: a server that was restarted
+        // may still replay an older timeline. And one such search at a time.
+        let found = driver.wal_tip(position).map_err(|error| error.to_string());
+        drop(receiving);
+        found
     });
-    let mut tip = read.await.map_err(|error| error.to_string())??;
-    // What was replayed is there, whatever the files say.
-    if tip.end.timeline == position.timeline {
-        tip.end.lsn = tip.end.lsn.max(position.lsn);
+    let tip = read.await.map_err(|error| error.to_string())??;
+    if promotions::is_unrecorded(&agent.config.data_dir, tip.end.timeline, &agent.state()) {
+        return Err(format!("its timeline {} is not the cluster's", tip.end.timeline));
     }
     Ok(tip)
 }

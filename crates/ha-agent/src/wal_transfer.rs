@@ -150,21 +150,29 @@ pub async fn fetch<D: PostgresDriver>(
         name: piece.name.clone(),
         bytes: piece.bytes,
     };
+    let place = dir.to_owned();
+    blocking(move || std::fs::create_dir_all(place)).await?;
     let target = dir.join(&piece.name);
     let temporary = dir.join(format!(".{}.new", piece.name));
     let work = write(agent, source, request, piece, &temporary);
     let done = tokio::time::timeout(FILE_LIMIT, work).await;
     done.map_err(|_| format!("{source} did not send {} in time", piece.name))??;
-    let renamed = {
-        let target = target.clone();
-        tokio::task::spawn_blocking(move || {
-            // The server that reads it may run as somebody else.
-            own_like_parent(&temporary)?;
-            std::fs::rename(&temporary, &target)
-        })
-    };
-    renamed.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    let renamed = target.clone();
+    blocking(move || std::fs::rename(&temporary, &renamed)).await?;
     Ok(target)
+}
+
+/// Moves a fetched file to where a server takes it from, as that server's own.
+///
+/// # Errors
+/// If it cannot be moved, in one line.
+pub async fn place(file: &Path, dir: &Path) -> Result<(), String> {
+    let (file, dir) = (file.to_owned(), dir.to_owned());
+    blocking(move || {
+        own_like(&file, &dir)?;
+        std::fs::rename(&file, dir.join(file.file_name().unwrap_or_default()))
+    })
+    .await
 }
 
 /// Fetches everything between two positions from `source` into `dir`, made empty first. Returns the
@@ -240,12 +248,12 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
 }
 
-fn own_like_parent(path: &Path) -> std::io::Result<()> {
+/// The server that reads it may run as somebody else.
+fn own_like(path: &Path, dir: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::MetadataExt as _;
-    let parent = std::fs::metadata(path.parent().unwrap_or(Path::new("/")))?;
-    let own = std::fs::metadata(path)?;
-    if (own.uid(), own.gid()) == (parent.uid(), parent.gid()) {
+    let (wanted, own) = (std::fs::metadata(dir)?, std::fs::metadata(path)?);
+    if (own.uid(), own.gid()) == (wanted.uid(), wanted.gid()) {
         return Ok(());
     }
-    std::os::unix::fs::chown(path, Some(parent.uid()), Some(parent.gid()))
+    std::os::unix::fs::chown(path, Some(wanted.uid()), Some(wanted.gid()))
 }

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ha_core::ancestry::TimelineSwitch;
+use ha_core::decide::Rule;
 use ha_core::{Epoch, Lsn, NodeId, NodeKind, TimelineId};
-use ha_postgres::driver::{ActionError, PostgresDriver, Upstream};
+use ha_postgres::driver::{PostgresDriver, Upstream};
 use ha_postgres::process::{ask_history, ensure_own_slot};
 use ha_postgres::wal::files::{Tip, tip};
 use ha_postgres::wal::receiver::{self, ReceiveError, Receiver, ReceiverConfig};
@@ -22,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use crate::agent::{Agent, lock};
 use crate::config::{Config, WitnessSettings};
+use crate::promotions;
 
 /// How long a receiver that ended waits before it is started again, at first and at most.
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -147,14 +149,16 @@ impl Witness {
         Ok(found)
     }
 
-    fn receiver(&self, node: &NodeId) -> Option<Receiver> {
-        Some(Receiver::new(ReceiverConfig {
+    /// The receiver; of one that cannot be run, what is needed to end an earlier one.
+    fn receiver(&self, node: &NodeId) -> Receiver {
+        let nobody = || Role { name: String::new(), password: Secret::new("") };
+        Receiver::new(ReceiverConfig {
             node: node.clone(),
-            bin_dir: self.bin_dir.clone()?,
+            bin_dir: self.bin_dir.clone().unwrap_or_default(),
             dir: self.settings.wal_dir.clone(),
-            replication: self.role.clone()?,
+            replication: self.role.clone().unwrap_or_else(nobody),
             run_as: None,
-        }))
+        })
     }
 }
 
@@ -178,9 +182,12 @@ fn wanted<D: PostgresDriver>(agent: &Agent<D>) -> Option<(Epoch, NodeId)> {
 /// Receives WAL for as long as the agent runs.
 pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
     let Some(witness) = &agent.witness else { return };
-    let Some(receiver) = witness.receiver(agent.node()) else { return };
-    if let Err(error) = clear_up(witness, &receiver).await {
-        warn!(%error, "a receiver of an earlier agent could not be ended");
+    let receiver = witness.receiver(agent.node());
+    // A receiver that an earlier start of the agent left goes on acknowledging: it is ended before
+    // anything is promised.
+    end(witness, &receiver).await;
+    if witness.unable.is_some() {
+        return;
     }
     let mut state = agent.raft.state();
     let mut wait = RETRY_MIN;
@@ -206,10 +213,7 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
             note_end(witness, &holder, ended);
         }
         // Dropped above; what is still to be proven is that nothing of it is left.
-        while let Err(error) = receiver.stop_leftovers(Instant::now() + END_LIMIT).await {
-            warn!(%error, "the receiver could not be ended");
-        }
-        witness.active.send_replace(None);
+        end(witness, &receiver).await;
         lock(&witness.facts).receiving = false;
         if began.elapsed() >= STEADY {
             wait = RETRY_MIN;
@@ -226,14 +230,12 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
     }
 }
 
-/// A receiver that an earlier start of the agent left goes on acknowledging: it is ended before anything
-/// is promised.
-async fn clear_up(witness: &Witness, receiver: &Receiver) -> Result<(), ActionError> {
-    let ended = receiver.stop_leftovers(Instant::now() + END_LIMIT).await;
-    if ended.is_ok() {
-        witness.active.send_replace(None);
+/// Returns once nothing of a receiver is left, and says so.
+async fn end(witness: &Witness, receiver: &Receiver) {
+    while let Err(error) = receiver.stop_leftovers(Instant::now() + END_LIMIT).await {
+        warn!(%error, "the receiver could not be ended yet");
     }
-    ended
+    witness.active.send_replace(None);
 }
 
 /// Returns once another epoch, or none, is to be received under.
@@ -294,7 +296,7 @@ async fn receive<D: PostgresDriver>(
         return made.map_err(|error| error.to_string());
     }
     if matches!(error, ReceiveError::WalRemoved(_) | ReceiveError::NotInHistory(_)) {
-        start_over(witness, &error).await?;
+        start_over(agent, witness, &error).await?;
     }
     Err(error.to_string())
 }
@@ -312,17 +314,43 @@ async fn fit_store<D: PostgresDriver>(
     if !theirs.writable {
         return Err("it does not accept writes yet".to_owned());
     }
-    set_aside(witness, theirs.timeline, theirs.switches).await
+    // Nor can its timeline be told from another one of that number before it is recorded (rule 57).
+    let state = agent.state();
+    if state.system_identifier != Some(theirs.system_identifier) {
+        return Err(format!("it has another database: {}", theirs.system_identifier));
+    }
+    let Some(origin) = state.latest_promotion().filter(|latest| {
+        Some(latest.epoch) == state.lease.grant().map(|grant| grant.epoch)
+            && latest.begin.timeline == theirs.timeline
+    }) else {
+        return Err("its promotion is not recorded yet".to_owned());
+    };
+    let tip = witness.read_tip().await?;
+    let namesake = tip.is_some_and(|tip| {
+        promotions::is_unrecorded(&agent.config.data_dir, tip.end.timeline, &state)
+    });
+    if namesake {
+        set_aside(agent, witness, TimelineId(0), Vec::new()).await?;
+    }
+    set_aside(agent, witness, theirs.timeline, theirs.switches).await?;
+    let (dir, epoch, timeline) = (agent.config.data_dir.clone(), origin.epoch, theirs.timeline);
+    let noted = tokio::task::spawn_blocking(move || promotions::note(&dir, epoch, timeline)).await;
+    noted.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
 }
 
-async fn set_aside(
+async fn set_aside<D: PostgresDriver>(
+    agent: &Agent<D>,
     witness: &Witness,
     timeline: TimelineId,
     history: Vec<TimelineSwitch>,
 ) -> Result<(), String> {
     let dir = witness.settings.wal_dir.clone();
+    // Held to the end of the work, also if nobody waits for that any more: an election reads meanwhile.
+    let moving = Arc::clone(&agent.receiving).lock_owned().await;
     let done = tokio::task::spawn_blocking(move || {
-        WalStore::open(&dir).and_then(|store| store.set_aside(timeline, &history))
+        let done = WalStore::open(&dir).and_then(|store| store.set_aside(timeline, &history));
+        drop(moving);
+        done
     });
     let aside = done.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
     if let Some(aside) = aside {
@@ -333,9 +361,13 @@ async fn set_aside(
 
 /// The primary cannot continue what is here: there will be a gap. What was kept is set aside, all of it,
 /// since it is no history's that begins anew.
-async fn start_over(witness: &Witness, error: &ReceiveError) -> Result<(), String> {
+async fn start_over<D: PostgresDriver>(
+    agent: &Agent<D>,
+    witness: &Witness,
+    error: &ReceiveError,
+) -> Result<(), String> {
     warn!(%error, "the primary cannot continue the WAL that is kept here: starting over");
-    set_aside(witness, TimelineId(0), Vec::new()).await
+    set_aside(agent, witness, TimelineId(0), Vec::new()).await
 }
 
 /// Reads positions, and keeps the store within its bound, for as long as the agent runs.
@@ -399,7 +431,11 @@ fn needed_from<D: PostgresDriver>(agent: &Agent<D>) -> Option<Lsn> {
         let (_, report) = sightings.get(node)?.answered.as_ref()?;
         let postgres = report.postgres.as_ref()?;
         let usable = postgres.data_dir == "present";
-        usable.then_some(Lsn(postgres.flushed?.lsn))
+        let has = Lsn(postgres.flushed?.lsn);
+        // One that does not follow may have to go back to where the history left its own.
+        let follows = report.rule == Rule::Following.name() || report.rule == Rule::Serving.name();
+        let fork = state.latest_promotion().filter(|_| !follows).map(|latest| latest.begin.lsn);
+        usable.then(|| fork.map_or(has, |fork| has.min(fork)))
     })
     .try_fold(Lsn(u64::MAX), |least, at| Some(least.min(at?)))
     .filter(|least| *least != Lsn(u64::MAX))

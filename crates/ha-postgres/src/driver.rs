@@ -12,6 +12,7 @@ use ha_core::{Lsn, NodeId, TimelineId, WalPosition};
 use tokio::time::Instant;
 
 use crate::diverged::Diverged;
+use crate::wal::files::Tip;
 
 pub use synchronous::{Detached, Receiver, Receivers, Synchronous};
 
@@ -488,6 +489,14 @@ pub trait PostgresDriver: Send + Sync + 'static {
     /// # Errors
     /// If `pg_wal` or the timeline's history file cannot be read.
     fn local_history(&self) -> Result<Vec<TimelineSwitch>, ActionError>;
+
+    /// Returns how far the WAL on this node's own disk reaches from `position`, up to which the server has
+    /// replayed or would recover: also what lies on newer timelines. Reads files, for as long as the disk
+    /// needs.
+    ///
+    /// # Errors
+    /// If the files cannot be read.
+    fn wal_tip(&self, position: WalPosition) -> Result<Tip, ActionError>;
 
     /// Asks another node's server for its identity and history, as the internal user.
     fn upstream_history(

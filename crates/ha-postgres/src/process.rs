@@ -37,16 +37,17 @@ use crate::driver::{
     ProbeError, Receivers, Synchronous, Upstream, UpstreamHistory,
 };
 use crate::tool::Tool;
+use crate::wal::files::{Tip, tip_of_local};
 use crate::wire::Connection;
 
 use directory::Layout;
 pub(crate) use directory::{make_dir, write_file};
 pub(crate) use guard::{boot_id, boot_now};
-pub use upstream::{ask as ask_history, ensure_own_slot};
 #[cfg(test)]
 pub(crate) use orphans::is_alive;
 pub(crate) use orphans::{end_tools, start_ticks, tools_on};
 pub(crate) use settings::{connection, pass_line};
+pub use upstream::{ask as ask_history, ensure_own_slot};
 
 /// A database user of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -387,6 +388,17 @@ impl PostgresDriver for ProcessDriver {
     fn local_history(&self) -> Result<Vec<TimelineSwitch>, ActionError> {
         let attempt = Attempt::new("read the timeline history", Instant::now());
         directory::local_history(&self.layout).map_err(|why| attempt.refused(why))
+    }
+
+    fn wal_tip(&self, position: WalPosition) -> Result<Tip, ActionError> {
+        let attempt = Attempt::new("read how far the WAL reaches", Instant::now());
+        let mut tip = tip_of_local(&self.layout.in_data("pg_wal"), position)
+            .map_err(|error| attempt.refused(error))?;
+        // What was replayed is there, whatever the files say.
+        if tip.end.timeline == position.timeline {
+            tip.end.lsn = tip.end.lsn.max(position.lsn);
+        }
+        Ok(tip)
     }
 
     async fn upstream_history(

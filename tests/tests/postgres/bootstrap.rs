@@ -22,13 +22,20 @@ fn an_empty_cluster_becomes_healthy_with_one_initdb_and_one_clone() {
         assert_eq!(p.sql(id).await, s.sql(id).await);
         assert_eq!(p.sql("show data_checksums").await.as_deref(), Ok("on"));
         assert_eq!(s.sql("select pg_is_in_recovery()").await.as_deref(), Ok("t"));
-        let attached = "select string_agg(application_name, ',') from pg_stat_replication";
-        assert_eq!(p.sql(attached).await.as_deref(), Ok(standby.as_str()));
-        let slots = "select string_agg(slot_name, ',') from pg_replication_slots where slot_type = \
-                     'physical'";
-        ha_tests::eventually("each has a slot for the other (rule 78)", within(15), async || {
+        let witness = c.witness();
+        let attached = "select string_agg(application_name, ',' order by application_name) \
+                        from pg_stat_replication";
+        ha_tests::eventually("standby and witness receive", within(15), async || {
+            let has = p.sql(attached).await.ok()?;
+            (has == format!("{standby},{witness}")).then_some(())
+        })
+        .await;
+        let slots = "select string_agg(slot_name, ',' order by slot_name) \
+                     from pg_replication_slots where slot_type = 'physical'";
+        ha_tests::eventually("each has a slot for every other (rule 78)", within(15), async || {
             let has = (p.sql(slots).await.ok()?, s.sql(slots).await.ok()?);
-            (has == (standby.clone(), primary.clone())).then_some(())
+            let wanted = (format!("{standby},{witness}"), format!("{primary},{witness}"));
+            (has == wanted).then_some(())
         })
         .await;
     });

@@ -13,7 +13,7 @@ mod permits;
 mod rejoin;
 
 /// What a failover without the old primary's help writes.
-const FAILOVER: [&str; 7] = [
+const FAILOVER: [&str; 8] = [
     "lease expired",
     "lease is lost: a later epoch was granted",
     "could not read the history of",
@@ -21,4 +21,5 @@ const FAILOVER: [&str; 7] = [
     "local WAL diverges from the primary's history",
     "guard ended",
     "diverged WAL was kept aside",
+    "kept WAL is not part of the primary's history: set aside",
 ];

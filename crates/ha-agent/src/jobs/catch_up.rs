@@ -5,14 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ha_core::view::Relation;
+use ha_core::ancestry::{Relation, compare};
+use ha_core::view;
 use ha_core::{Epoch, Lsn, NodeId, WalPosition};
-use ha_postgres::driver::PostgresDriver;
+use ha_postgres::driver::{PostgresDriver, UpstreamHistory};
+use ha_postgres::wal::files::segment_name;
+use ha_postgres::wal::scan::read_header;
 use ha_proto::v1::WalPiece;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::{JobError, POLL, database, guard};
+use super::{JobError, POLL, database, guard, upstream};
 use crate::agent::{Agent, Database, lock};
 use crate::config::Rejoin;
 use crate::revoke;
@@ -47,7 +50,10 @@ pub async fn fast_forward<D: PostgresDriver>(
     if let Err(error) = pull(&agent, database, &catch_up.from, catch_up.to).await {
         let tries = {
             let mut facts = database.facts();
-            facts.failed("fetch", Instant::now()).1
+            let before = facts.fetches_failed;
+            let tries = if before.0 == epoch { before.1 + 1 } else { 1 };
+            facts.fetches_failed = (epoch, tries);
+            tries
         };
         if tries >= TRIES_MAX {
             warn!(%epoch, %error, "cannot get the WAL that acknowledged commits are in");
@@ -59,7 +65,6 @@ pub async fn fast_forward<D: PostgresDriver>(
     let bytes = catch_up.to.lsn.bytes_after(had.lsn);
     info!(%epoch, from = %catch_up.from, to = %catch_up.to, bytes, took_ms, "fetched missing WAL");
     let mut facts = database.facts();
-    facts.succeeded("fetch");
     facts.caught_up = Some((epoch, true));
     Ok(())
 }
@@ -76,9 +81,12 @@ pub async fn refill<D: PostgresDriver>(
     let database = database(&agent)?;
     // Nothing may arrive meanwhile: what is fetched must never be less than what is here.
     let had = position(database).await?;
-    let run = guard(database)?.run;
-    database.facts().following = Some((run, None, Instant::now()));
-    for (source, to) in keepers(&agent, &primary, had) {
+    let theirs = database
+        .driver
+        .upstream_history(&upstream(&agent, &primary)?, Instant::now() + LOOK_LIMIT)
+        .await
+        .map_err(|error| JobError::NotNow(error.to_string()))?;
+    for (source, to) in keepers(&agent, &primary, had, &theirs) {
         info!(%source, from = %had, %to, "fetching WAL that the primary has removed");
         match pull(&agent, database, &source, to).await {
             Ok(()) => {
@@ -92,8 +100,10 @@ pub async fn refill<D: PostgresDriver>(
     }
     let rejoin = agent.config.postgres.as_ref().map_or(Rejoin::Auto, |settings| settings.rejoin);
     let (next, plan) = match rejoin {
-        Rejoin::Auto => (Relation::CloneOnly, "it is cloned anew"),
-        Rejoin::Rewind | Rejoin::Manual => (Relation::Manual, "postgres.rejoin leaves it to you"),
+        Rejoin::Auto => (view::Relation::CloneOnly, "it is cloned anew"),
+        Rejoin::Rewind | Rejoin::Manual => {
+            (view::Relation::Manual, "postgres.rejoin leaves it to you")
+        }
     };
     warn!(%primary, from = %had, plan, "the WAL that this standby needs is nowhere any more");
     let mut facts = database.facts();
@@ -102,27 +112,42 @@ pub async fn refill<D: PostgresDriver>(
     Ok(())
 }
 
-/// Who else says that it has WAL from this position on, and up to where.
+/// Who else says that it has WAL of the primary's history from this position on, and up to where.
 fn keepers<D: PostgresDriver>(
     agent: &Agent<D>,
     primary: &NodeId,
     had: WalPosition,
+    theirs: &UpstreamHistory,
 ) -> Vec<(NodeId, WalPosition)> {
     let sightings = lock(&agent.sightings);
     let others = sightings.iter().filter(|(node, _)| *node != primary);
     let tips = others.filter_map(|(node, seen)| {
         let report = seen.current()?;
-        let tip = report.witness.as_ref().and_then(|w| w.tip.as_ref()).or(report.tip.as_ref())?;
-        let tip = revoke::from_wire(tip);
-        (tip.oldest <= had.lsn && tip.end > had).then(|| (node.clone(), tip.end))
+        // A server's flushed position may lie within a record, which nobody can replay to.
+        let tip = match (&report.witness, &report.tip, &report.postgres) {
+            (Some(witness), _, _) => revoke::from_wire(witness.tip.as_ref()?),
+            (None, Some(tip), Some(postgres)) => {
+                let mut tip = revoke::from_wire(tip);
+                tip.end.lsn = Lsn(postgres.replayed);
+                tip
+            }
+            (None, _, _) => return None,
+        };
+        let (timeline, switches) = (theirs.timeline, &theirs.switches);
+        let relation = compare(tip.end, &tip.history, timeline, switches, theirs.flushed);
+        let of_use = tip.oldest <= had.lsn && tip.end > had && relation == Relation::Ancestor;
+        of_use.then(|| (node.clone(), tip.end))
     });
     tips.collect()
 }
 
 /// The end of what the server has replayed, and nothing arrives by itself any more.
 async fn position<D: PostgresDriver>(database: &Database<D>) -> Result<WalPosition, JobError> {
+    // Whatever comes of it, this node has to be told anew whom to follow.
+    let run = guard(database)?.run;
+    database.facts().following = Some((run, None, Instant::now()));
     let had = database.driver.detach(Instant::now() + LOOK_LIMIT).await?;
-    Ok(WalPosition { timeline: had.timeline, lsn: had.replayed })
+    Ok(WalPosition { timeline: had.replay_timeline, lsn: had.replayed })
 }
 
 /// Fetches and has replayed everything up to `to`, a batch at a time.
@@ -143,9 +168,12 @@ async fn pull<D: PostgresDriver>(
         };
         let batch: Vec<&WalPiece> = pieces.iter().take(BATCH).collect();
         let spool = database.driver.spool();
+        // Beside the spool first: the server takes whatever is in there at once.
+        let beside = spool.with_extension("unchecked");
         for piece in &batch {
-            let path = wal_transfer::fetch(agent, source, piece, &spool).await.map_err(not_now)?;
-            refuse_stranger(database, piece, &path, had.lsn).await?;
+            let path = wal_transfer::fetch(agent, source, piece, &beside).await.map_err(not_now)?;
+            check(database, piece, &path, had).await?;
+            wal_transfer::place(&path, &spool).await.map_err(not_now)?;
         }
         let goal = batch_end(&pieces, batch.len(), had.lsn, to.lsn);
         had = replay(database, goal).await?;
@@ -167,42 +195,40 @@ fn batch_end(pieces: &[WalPiece], batch: usize, had: Lsn, to: Lsn) -> Lsn {
     Lsn((whole.saturating_sub(1) * bytes).max(had.0 + 1)).min(to)
 }
 
-/// What is here already must be a prefix of what was fetched: otherwise they are two histories.
-async fn refuse_stranger<D: PostgresDriver>(
+/// Checks a fetched file: it is what its name says, of this database cluster, and begins with what is
+/// here already. Otherwise it is another history, or the sender has used the file again meanwhile.
+async fn check<D: PostgresDriver>(
     database: &Database<D>,
     piece: &WalPiece,
     fetched: &Path,
-    had: Lsn,
+    had: WalPosition,
 ) -> Result<(), JobError> {
-    let local = database.driver.wal_dir().join(&piece.name);
-    let fetched = fetched.to_owned();
-    let length = had.0 % piece.file_bytes.max(1);
-    if piece.name.ends_with(".history") {
-        return Ok(());
-    }
-    let start = segment_start(&piece.name, piece.file_bytes);
-    // Only the segment in which the local WAL ends has both.
-    if start.is_none_or(|start| start > had.0 || had.0 - start >= piece.file_bytes) {
-        return Ok(());
-    }
-    let same = tokio::task::spawn_blocking(move || {
-        let (Ok(ours), theirs) = (std::fs::read(&local), std::fs::read(&fetched)?) else {
-            return Ok(true);
-        };
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let same = ours.get(..length) == theirs.get(..length);
-        if !same {
-            std::fs::remove_file(&fetched)?;
+    let Some(start) = segment_start(&piece.name, piece.file_bytes) else { return Ok(()) };
+    let ends_here = start <= had.lsn.0 && had.lsn.0 - start < piece.file_bytes;
+    let number = start / piece.file_bytes.max(1);
+    let own_name = segment_name(had.timeline, number, piece.file_bytes);
+    let dir = database.driver.wal_dir();
+    let local = [dir.join(&piece.name), dir.join(own_name)];
+    let (fetched, name) = (fetched.to_owned(), piece.name.clone());
+    let checked = tokio::task::spawn_blocking(move || {
+        let header = read_header(&fetched).map_err(|error| error.to_string())?;
+        if header.start.0 != start {
+            return Err(format!("{name} begins at {}", header.start));
         }
-        Ok::<bool, std::io::Error>(same)
+        // Only the segment in which the local WAL ends is in both places.
+        let ours = local.iter().find_map(|path| std::fs::read(path).ok());
+        let Some(ours) = ours.filter(|_| ends_here) else { return Ok(()) };
+        let theirs = std::fs::read(&fetched).map_err(|error| error.to_string())?;
+        let length = usize::try_from(had.lsn.0 - start).unwrap_or(usize::MAX);
+        if ours.get(..length) == theirs.get(..length) {
+            Ok(())
+        } else {
+            Err(format!("{name} is of another history"))
+        }
     });
-    match same.await {
-        Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false)) => Err(JobError::Refused {
-            what: "use the fetched WAL",
-            why: format!("{} is of another history", piece.name),
-        }),
-        Ok(Err(error)) => Err(JobError::NotNow(error.to_string())),
+    match checked.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(why)) => Err(JobError::Refused { what: "use the fetched WAL", why }),
         Err(error) => Err(JobError::NotNow(error.to_string())),
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ha_core::ancestry::{self, Relation as Ancestry};
+use ha_core::ancestry::{self, Relation as Ancestry, TimelineSwitch};
 use ha_core::state::{Command, Outcome, Promotion, State};
 use ha_core::view::Relation;
-use ha_core::{Epoch, Lsn, NodeId, WalPosition};
+use ha_core::{Epoch, Lsn, NodeId, TimelineId, WalPosition};
 use ha_postgres::driver::{
     ActionError, DataDir, PostgresDriver, Upstream, UpstreamHistory, missing_wal,
 };
@@ -119,14 +119,15 @@ pub async fn compare<D: PostgresDriver>(
     if !theirs.writable {
         return Err(JobError::NotNow(format!("node {primary} does not accept writes yet")));
     }
-    let end = local_end(database).await?;
-    let ours = database.driver.local_history()?;
+    // Until its promotion is recorded, its timeline cannot be told from another one of that number.
+    let state = agent.state();
+    let origin = promotion_of(&state, epoch, &theirs)?;
+    let (end, ours) = local_end(database).await?;
     let mut ancestry =
         ancestry::compare(end, &ours, theirs.timeline, &theirs.switches, theirs.flushed);
     // Equal numbers and equal switches do not prove a shared history (rule 57).
-    let state = agent.state();
     if promotions::is_unrecorded(&agent.config.data_dir, end.timeline, &state) {
-        warn!(timeline = %end.timeline, "this node promoted itself to a timeline of another promotion");
+        warn!(timeline = %end.timeline, "its timeline here began with another promotion");
         ancestry = Ancestry::Unrelated;
     }
     let rejoin = agent.config.postgres.as_ref().map_or(Rejoin::Auto, |settings| settings.rejoin);
@@ -147,7 +148,7 @@ pub async fn compare<D: PostgresDriver>(
         }
     }
     if ancestry == Ancestry::Ancestor {
-        promotions::forget(&agent.config.data_dir);
+        note_origin(&agent, origin, theirs.timeline).await?;
     }
     let mut facts = database.facts();
     facts.diverged = fork_of(&ancestry, end, &state).map(|fork| (fork, end));
@@ -157,6 +158,35 @@ pub async fn compare<D: PostgresDriver>(
     facts.starved = (ancestry == Ancestry::Ancestor && starved).then_some(epoch);
     facts.compared = Some((epoch, relation, Instant::now()));
     Ok(())
+}
+
+/// The epoch under which the primary's timeline began, as the cluster recorded it.
+fn promotion_of(state: &State, epoch: Epoch, theirs: &UpstreamHistory) -> Result<Epoch, JobError> {
+    let recorded = state.history.iter().rev().find(|promotion| promotion.epoch == epoch);
+    match recorded {
+        Some(promotion) if promotion.begin.timeline == theirs.timeline => Ok(epoch),
+        _ => {
+            Err(JobError::NotNow(format!("the promotion under epoch {epoch} is not recorded yet")))
+        }
+    }
+}
+
+/// Notes where the timeline that is followed from now on came from.
+async fn note_origin<D: PostgresDriver>(
+    agent: &Agent<D>,
+    origin: Epoch,
+    timeline: TimelineId,
+) -> Result<(), JobError> {
+    let dir = agent.config.data_dir.clone();
+    let noted = tokio::task::spawn_blocking(move || promotions::note(&dir, origin, timeline));
+    match noted.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            let dir = agent.config.data_dir.display();
+            Err(JobError::NotNow(format!("could not note the timeline's origin in {dir}: {error}")))
+        }
+        Err(panic) => Err(JobError::NotNow(panic.to_string())),
+    }
 }
 
 /// Where the local WAL left the history; as far as anybody can tell if nothing is shared.
@@ -211,18 +241,24 @@ async fn history_of<D: PostgresDriver>(
     asked.map_err(|error| JobError::NotNow(error.to_string()))
 }
 
-/// The node's real end of WAL: read from disk if it is stopped, told by the server if it runs.
-async fn local_end<D: PostgresDriver>(database: &Database<D>) -> Result<WalPosition, JobError> {
+/// The node's real end of WAL and the history that leads there: everything on its disk, replayed or not.
+/// A running server's own answer may be far behind that.
+async fn local_end<D: PostgresDriver>(
+    database: &Database<D>,
+) -> Result<(WalPosition, Vec<TimelineSwitch>), JobError> {
     let status = guard(database)?;
-    if status.state.is_gone() {
-        return Ok(database.driver.end_of_wal(Instant::now() + SHORT).await?);
-    }
-    let probe = database
-        .driver
-        .probe(Instant::now() + SHORT)
-        .await
-        .map_err(|error| JobError::NotNow(format!("the standby does not answer: {error}")))?;
-    Ok(WalPosition { timeline: probe.timeline, lsn: probe.flushed })
+    let position = if status.state.is_gone() {
+        database.driver.end_of_wal(Instant::now() + SHORT).await?
+    } else {
+        let asked = database.driver.probe(Instant::now() + SHORT).await;
+        let probe =
+            asked.map_err(|why| JobError::NotNow(format!("the standby does not answer: {why}")))?;
+        WalPosition { timeline: probe.timeline, lsn: probe.replayed }
+    };
+    let driver = Arc::clone(&database.driver);
+    let read = tokio::task::spawn_blocking(move || driver.wal_tip(position)).await;
+    let tip = read.map_err(|error| JobError::NotNow(error.to_string()))??;
+    Ok((tip.end, tip.history))
 }
 
 /// Rewinds the stopped database to the history of `primary`.
@@ -253,7 +289,10 @@ pub async fn rewind<D: PostgresDriver>(
     }
     database.facts().data_dir = None;
     let Err(error) = result else {
-        promotions::forget(&agent.config.data_dir);
+        // A later note would be of the branch that is gone.
+        if let Ok(origin) = promotion_of(&agent.state(), epoch, &theirs) {
+            note_origin(&agent, origin, theirs.timeline).await?;
+        }
         database.facts().compared = Some((epoch, Relation::Ancestor, Instant::now()));
         return Ok(());
     };
@@ -336,7 +375,9 @@ pub async fn clone<D: PostgresDriver>(
     // Not the method call: `Arc` has a `clone_from` of its own.
     let deadline = Instant::now() + CLONE_LIMIT;
     PostgresDriver::clone_from(&*database.driver, &from, &progress, deadline).await?;
-    promotions::forget(&agent.config.data_dir);
+    if let Ok(origin) = promotion_of(&agent.state(), epoch, &theirs) {
+        note_origin(&agent, origin, theirs.timeline).await?;
+    }
     let mut facts = database.facts();
     facts.data_dir = None;
     facts.compared = Some((epoch, Relation::Ancestor, Instant::now()));

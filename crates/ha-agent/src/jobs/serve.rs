@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ha_core::state::{Command, Outcome, Refused, VacateReason};
 use ha_core::{Epoch, TimelineId};
-use ha_postgres::driver::PostgresDriver;
+use ha_postgres::driver::{PostgresDriver, Synchronous};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
@@ -39,7 +39,7 @@ pub async fn promote<D: PostgresDriver>(
     let began = Instant::now();
     let database = database(&agent)?;
     let run = guard(database)?.run;
-    await_commits(&agent, database, epoch).await?;
+    let alone = await_commits(&agent, database, epoch).await?;
     // Rule 57: should this promotion never be recorded, its timeline can still be told from another one
     // of the same number. Synced before the deadline is read: a slow disk must not eat into it unseen.
     let from = database.facts().answer(run).map(|probe| probe.timeline);
@@ -64,6 +64,13 @@ pub async fn promote<D: PostgresDriver>(
         }
     };
     database.facts().writable_run = Some(run);
+    if alone {
+        // If this fails, the quorum's keeper does it a moment later.
+        let deadline = Instant::now() + SETTING_LIMIT;
+        if let Err(error) = database.driver.set_synchronous(&Synchronous::Nobody, deadline).await {
+            warn!(%error, "could not set that the primary acknowledges alone");
+        }
+    }
     events::NodePromoted { node: agent.node(), epoch, begin, took: began.elapsed() }.emit();
     let agent = Arc::clone(&agent);
     // Not on the way to the first write.
@@ -79,12 +86,13 @@ pub async fn promote<D: PostgresDriver>(
 }
 
 /// Makes the standby ready to be primary: whoever has to acknowledge commits is in its settings before
-/// the first one can be made, and it has everything that its grant demands.
+/// the first one can be made, and it has everything that its grant demands. Returns whether it is to be
+/// told after its promotion that it acknowledges alone.
 async fn await_commits<D: PostgresDriver>(
     agent: &Agent<D>,
     database: &Database<D>,
     epoch: Epoch,
-) -> Result<(), JobError> {
+) -> Result<bool, JobError> {
     let state = agent.state();
     let not_now = |why: &str| JobError::NotNow(format!("epoch {epoch}: {why}"));
     let recorded = state.recorded.as_ref().filter(|recorded| recorded.epoch == epoch);
@@ -100,8 +108,12 @@ async fn await_commits<D: PostgresDriver>(
         }
     }
     let to = quorum_keeper::synchronous(&recorded.quorum);
-    database.driver.set_synchronous(&to, deadline).await?;
-    Ok(())
+    // "Nobody" is set after the promotion: a standby that was told so, and then is not promoted, would have
+    // to be trusted to have noticed when it is told otherwise.
+    let after = to == Synchronous::Nobody;
+    let before = if after { &Synchronous::Closed } else { &to };
+    database.driver.set_synchronous(before, deadline).await?;
+    Ok(after)
 }
 
 async fn note<D: PostgresDriver>(

@@ -12,6 +12,7 @@ use super::{Field, Refusal, Report, Tip, Winner};
 use crate::ancestry::{self, Relation};
 use crate::lease::CatchUp;
 use crate::node::NodeId;
+use crate::policy::Durability;
 use crate::state::State;
 use crate::wal_quorum::Recorded;
 
@@ -67,7 +68,12 @@ pub(super) fn winner(
         node: (*node).clone(),
         incarnation: report.incarnation,
         flushed: database.flushed,
-        lost_bytes: Some(0),
+        // What an asynchronous primary acknowledged since is not part of the proof.
+        lost_bytes: state
+            .recorded
+            .as_ref()
+            .is_none_or(|r| r.mode != Durability::Async)
+            .then_some(0),
         catch_up: fetches.remove(*node).flatten(),
         proven_by: proven_by.into_iter().collect(),
     })

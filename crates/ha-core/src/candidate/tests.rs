@@ -199,7 +199,9 @@ fn nobody_is_elected_while_nobody_knows_how_far_the_last_primary_got() {
 
 #[test]
 fn an_election_waits_for_the_last_primary_only_if_it_can_come_back() {
-    let expired = State { vacated: Some(VacateReason::Expired), ..promoted("n1", 3, 100) };
+    let last_epoch = Epoch(5);
+    let vacated = Some(VacateReason::Expired);
+    let expired = State { vacated, last_epoch, ..promoted("n1", 3, 100) };
     let down = || Database { standby: false, ..standby(3, 150) };
     let waits = |state: &State, database: Database| {
         let reports = BTreeMap::from([(id("n1"), report(database))]);
@@ -212,6 +214,20 @@ fn an_election_waits_for_the_last_primary_only_if_it_can_come_back() {
     let released = VacateReason::Released { why: "crashed_replaceable".to_owned() };
     assert!(!waits(&State { vacated: Some(released), ..expired.clone() }, down()));
     assert_eq!(worth_waiting_for(&expired, &BTreeMap::new()), None, "it does not answer");
+}
+
+#[test]
+fn the_first_election_waits_for_a_database_that_reaches_further_than_those_that_run() {
+    let first = registered();
+    let down = |lsn| Database { standby: false, ..standby(2, lsn) };
+    let waits = |n1: Database, n2: Database| {
+        let reports = BTreeMap::from([(id("n1"), report(n1)), (id("n2"), report(n2))]);
+        worth_waiting_for(&first, &reports).cloned()
+    };
+    assert_eq!(waits(down(200), standby(2, 100)), Some(id("n1")));
+    assert_eq!(waits(down(100), standby(2, 200)), None);
+    assert_eq!(waits(down(100), down(200)), None, "nobody could be elected anyway");
+    assert_eq!(waits(down(50), standby(1, 200)), Some(id("n1")), "a later timeline");
 }
 
 fn any_database() -> impl Strategy<Value = Database> {

@@ -91,6 +91,8 @@ pub struct Detached {
     pub flushed: Lsn,
     /// The last WAL replayed.
     pub replayed: Lsn,
+    /// The timeline of `replayed`: older than that of `flushed` while replay has yet to get there.
+    pub replay_timeline: TimelineId,
     /// Whether replay waits for more: every complete record at hand is replayed.
     pub exhausted: bool,
 }

@@ -15,6 +15,7 @@ use crate::driver::{
     ActionError, ControlFile, ControlState, DataDir, Detached, Effect, GuardSeen, HalfMade,
     PostgresDriver, Probe, ProbeError, Receivers, Synchronous, Upstream, UpstreamHistory,
 };
+use crate::wal::files::Tip;
 
 /// How long a step of a tool takes.
 const STEP: Duration = Duration::from_millis(5);
@@ -346,8 +347,7 @@ impl PostgresDriver for FakeDriver {
         };
         let file = into.join(SUMMARY_FILE);
         let text = serde_json::to_string(&kept).map_err(|error| attempt.refused(error))?;
-        let written =
-            std::fs::create_dir_all(into).and_then(|()| std::fs::write(&file, text));
+        let written = std::fs::create_dir_all(into).and_then(|()| std::fs::write(&file, text));
         written.map_err(|error| attempt.refused(format!("{}: {error}", file.display())))?;
         Ok(kept)
     }
@@ -478,6 +478,12 @@ impl PostgresDriver for FakeDriver {
     async fn end_of_wal(&self, _deadline: Instant) -> Result<WalPosition, ActionError> {
         let attempt = Attempt::new("find the end of WAL", Instant::now());
         self.change(&attempt, |server| Ok(server.data.end()))
+    }
+
+    fn wal_tip(&self, position: WalPosition) -> Result<Tip, ActionError> {
+        let (end, history) = self.here(|server| (server.data.end(), server.data.history.clone()));
+        let end = end.max(position);
+        Ok(Tip { end, written: end, history, oldest: end.lsn, damaged: None })
     }
 
     fn local_history(&self) -> Result<Vec<TimelineSwitch>, ActionError> {

@@ -121,7 +121,8 @@ impl FakeDriver {
                 set_up.upstream = None;
             }
             let (timeline, flushed) = (server.data.timeline, server.data.flushed);
-            Ok(Detached { timeline, flushed, replayed: server.data.replayed, exhausted: true })
+            let replayed = server.data.replayed;
+            Ok(Detached { timeline, flushed, replayed, replay_timeline: timeline, exhausted: true })
         })
     }
 }

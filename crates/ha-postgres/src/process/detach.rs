@@ -133,6 +133,7 @@ impl ProcessDriver {
         attempt: &Attempt,
     ) -> Result<Detached, ActionError> {
         let Look { timeline, flushed, received, replayed, waiting, .. } = *look;
+        let replay_timeline = timeline;
         let (timeline, flushed) = if received > flushed.max(replayed) {
             // The server tells of the timeline that it replays; it has received a newer one.
             let newest = newest_timeline(&self.layout).map_err(|why| attempt.refused(why))?;
@@ -141,6 +142,6 @@ impl ProcessDriver {
             (timeline, flushed.max(replayed))
         };
         let exhausted = waiting && (replayed == flushed || !young);
-        Ok(Detached { timeline, flushed, replayed, exhausted })
+        Ok(Detached { timeline, flushed, replayed, replay_timeline, exhausted })
     }
 }

@@ -41,7 +41,9 @@ pub async fn ask(
     let attempt = Attempt::new(format!("read the history of {}", upstream.node), deadline);
     let Upstream { host, port, .. } = upstream;
     let answer = async {
-        let settings = [("haclt.asking", asking.as_str())];
+        // As a walsender, which needs no place among the clients: those may all be waiting for the
+        // acknowledgements that only follow from this answer.
+        let settings = [("replication", "database"), ("haclt.asking", asking.as_str())];
         let mut session = sql::open(host, *port, role, &settings, deadline).await?;
         let rows = session.query(HISTORY, "reading the history", deadline).await?;
         history_from(rows.first().ok_or_else(|| WireError::Protocol("no row".to_owned()))?)
@@ -62,7 +64,8 @@ pub async fn ensure_own_slot(
     let attempt = Attempt::new(format!("make a slot on {}", upstream.node), deadline);
     let Upstream { host, port, .. } = upstream;
     let answer = async {
-        let mut session = sql::open(host, *port, role, &[], deadline).await?;
+        let settings = [("replication", "database")];
+        let mut session = sql::open(host, *port, role, &settings, deadline).await?;
         ensure_slot(&mut session, asking, &attempt).await
     };
     answer.await.map_err(|error| sql::action_error(&attempt, &error, Effect::Unknown))
@@ -75,7 +78,8 @@ impl ProcessDriver {
         attempt: &Attempt,
     ) -> Result<Connection, WireError> {
         let Upstream { host, port, .. } = upstream;
-        sql::open(host, *port, &self.config.replication, &[], attempt.deadline()).await
+        let settings = [("replication", "database")];
+        sql::open(host, *port, &self.config.replication, &settings, attempt.deadline()).await
     }
 
     /// Asks for identity and history.

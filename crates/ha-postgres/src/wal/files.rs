@@ -12,7 +12,7 @@ use crate::history::history_file_name;
 
 pub use super::chain::read_history;
 pub use super::serve::{Piece, serve};
-pub use super::tip::{Tip, tip, tip_of_server};
+pub use super::tip::{Tip, tip, tip_of_local, tip_of_server};
 
 /// What the name of a file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

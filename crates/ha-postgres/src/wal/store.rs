@@ -181,9 +181,9 @@ impl WalStore {
     /// `aside-<timeline>-<lsn>`; the newest three of those are kept. None if there is no such WAL.
     ///
     /// `timeline` and `history` are the primary's. Moved are segments of timelines that are not in that
-    /// history, and of those that are, the segments behind the end of the timeline; the one in which it
-    /// ended too, if anything is written behind that: the receiver fetches it anew. `pg_receivewal`
-    /// begins after the highest segment it finds, so left in place they would stop it for ever.
+    /// history, and of those that are, the segments behind the end of the timeline. The one in which it
+    /// ended is copied, if anything is written behind that, and cut there. `pg_receivewal` begins after
+    /// the highest complete segment it finds, so left in place they would stop it for ever.
     ///
     /// Not to be called while a receiver runs. Repeating it, also after a crash in the middle, does what
     /// is left to do.
@@ -215,7 +215,12 @@ impl WalStore {
         fs::create_dir_all(&path).map_err(WalError::io("make", &path))?;
         // The newest first: what is left after a crash is recognised again by itself.
         for one in moving.iter().rev() {
-            move_into(&one.file.path, &path)?;
+            let switch = history.iter().find(|switch| switch.timeline == one.timeline);
+            let begin = Lsn(one.number * segment_bytes);
+            match switch.filter(|switch| switch.end > begin) {
+                Some(switch) => self.cut(one, switch.end.bytes_after(begin), &path)?,
+                None => move_into(&one.file.path, &path)?,
+            }
         }
         let timelines: BTreeSet<TimelineId> = moving.iter().map(|one| one.timeline).collect();
         for file in list(&self.dir)?.iter().filter(|file| !file.is_segment()) {
@@ -229,6 +234,28 @@ impl WalStore {
         sync(&self.dir)?;
         self.forget_old_asides(&path)?;
         Ok(Some(SetAside { path, fork, segments: moving.len() as u64 }))
+    }
+
+    /// Copies a segment aside in which its timeline ended, and leaves what is before that: until the
+    /// receiver has fetched it anew, this may be one of few copies of acknowledged commits. It begins
+    /// with the first segment that is not complete, so that is what this becomes.
+    fn cut(&self, one: &Kept, bytes: u64, aside: &Path) -> Result<(), WalError> {
+        let from = &one.file.path;
+        let name = from.file_name().unwrap_or_default();
+        fs::copy(from, aside.join(name)).map_err(WalError::io("copy", from))?;
+        let shortened = File::options().write(true).open(from).and_then(|file| {
+            let whole = file.metadata()?.len();
+            // What follows is zeros, as in a segment that is being received.
+            file.set_len(bytes.min(whole))?;
+            file.set_len(whole)?;
+            file.sync_all()
+        });
+        shortened.map_err(WalError::io("cut", from))?;
+        if one.partial {
+            return Ok(());
+        }
+        let partial = format!("{}.partial", name.to_string_lossy());
+        fs::rename(from, self.dir.join(partial)).map_err(WalError::io("move", from))
     }
 
     /// Returns whether the store's timeline of this number is another one.

@@ -1,5 +1,6 @@
 //! How far the WAL of a directory goes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use ha_core::ancestry::TimelineSwitch;
@@ -99,6 +100,33 @@ pub fn tip_of_server(
     let found = found.unwrap_or(Found { timeline, end: from, written: from, oldest: from });
     let found = Found { written: found.end.max(flushed), ..found };
     Ok(told(&found, history, damaged))
+}
+
+/// Finds how far the WAL of a server reaches on its own disk: everything that it would replay from
+/// `position` on, which it has replayed to, also past the beginning of timelines that it has yet to get
+/// to.
+///
+/// # Errors
+/// As [`tip_of_server`]; [`WalError::Missing`] if the history of `position`'s timeline is not there.
+pub fn tip_of_local(pg_wal: &Path, position: WalPosition) -> Result<Tip, WalError> {
+    let files = list(pg_wal)?;
+    let segments = files.iter().filter(|file| file.is_segment());
+    let newer: BTreeSet<TimelineId> = segments
+        .map(|file| file.name.timeline())
+        .filter(|timeline| *timeline > position.timeline)
+        .collect();
+    for timeline in newer.into_iter().rev() {
+        // Without its history a server would not follow it either.
+        let Ok(history) = read_history(pg_wal, timeline) else { continue };
+        let leads_there = history
+            .iter()
+            .any(|switch| switch.timeline == position.timeline && switch.end >= position.lsn);
+        if leads_there {
+            return tip_of_server(pg_wal, timeline, &history, position.lsn, Lsn::ZERO);
+        }
+    }
+    let history = read_history(pg_wal, position.timeline)?;
+    tip_of_server(pg_wal, position.timeline, &history, position.lsn, Lsn::ZERO)
 }
 
 /// Looks along the newest timeline, and along older ones as long as the newer has less than they may

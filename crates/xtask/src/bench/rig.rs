@@ -151,10 +151,19 @@ impl Rig {
         Ok(())
     }
 
-    /// Stops all agents in order: they stop what they started.
+    /// Stops all agents in order: they stop what they started. The standby first, so that there is
+    /// nobody to hand over to, and the witness last, so that there is a majority.
     pub(crate) fn stop(&mut self) {
-        for supervisor in self.supervisors.iter_mut().flatten() {
-            supervisor.stop(Duration::from_secs(20));
+        let status = self.status().ok();
+        let primary = status.and_then(|status| primary_index(&self.cluster, &status).ok());
+        let mut order: Vec<usize> = (0..self.supervisors.len()).collect();
+        order.sort_by_key(|&index| {
+            (self.cluster.nodes[index].kind == Kind::Witness, Some(index) == primary)
+        });
+        for index in order {
+            if let Some(supervisor) = &mut self.supervisors[index] {
+                supervisor.stop(Duration::from_secs(20));
+            }
         }
         self.supervisors.fill_with(|| None);
     }

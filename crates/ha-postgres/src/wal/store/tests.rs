@@ -3,6 +3,7 @@ use std::fs;
 
 use tempfile::TempDir;
 
+use super::super::files;
 use super::super::made::{SEGMENT, Writer};
 use super::*;
 
@@ -142,6 +143,23 @@ fn a_new_timeline_counts_once_there_is_more_of_it_than_of_the_old_one() {
 }
 
 #[test]
+fn a_server_that_replays_an_old_timeline_has_what_lies_on_its_disk_of_the_newer_ones() {
+    let (_dir, store) = store();
+    let old = fill(&store, 4 * SEGMENT + 90_000);
+    let new = branch(&store, &old, 2, 3);
+    let partial = |name: &str| store.dir().join(format!("{name}.partial"));
+    for name in ["000000010000000000000004", "000000020000000000000004"] {
+        fs::rename(partial(name), store.dir().join(name)).unwrap();
+    }
+    let fork = old.at();
+    let replayed = files::tip_of_local(store.dir(), at(1, fork)).unwrap();
+    assert_eq!((replayed.end, replayed.history), (at(2, new.at()), vec![switch(1, fork)]));
+    // Past the fork it has another history than that timeline.
+    let past = files::tip_of_local(store.dir(), at(1, fork + 8)).unwrap();
+    assert_eq!(past.end.timeline, TimelineId(1));
+}
+
+#[test]
 fn pruning_takes_what_ends_before_and_leaves_the_last() {
     let (_dir, store) = store();
     let old = fill(&store, 4 * SEGMENT + 90_000);
@@ -190,10 +208,21 @@ fn wal_past_the_fork_is_set_aside() {
     assert_eq!(aside, SetAside { path: path.clone(), fork: at(1, fork), segments: 2 });
     assert!(path.join("000000010000000000000004").exists());
     assert!(path.join("000000010000000000000005.partial").exists());
-    let left = ["000000010000000000000002", "000000010000000000000003", "aside-1-0-401000"];
+    // What lies before the fork may be acknowledged: it stays until it was fetched anew.
+    let left = [
+        "000000010000000000000002",
+        "000000010000000000000003",
+        "000000010000000000000004.partial",
+        "aside-1-0-401000",
+    ];
     assert_eq!(names(&store), left);
+    let cut = fs::read(store.dir().join(left[2])).unwrap();
+    let whole = fs::read(path.join("000000010000000000000004")).unwrap();
+    assert_eq!((cut.len(), &cut[..4096]), (whole.len(), &whole[..4096]));
+    assert!(cut[4096..].iter().all(|byte| *byte == 0));
     assert_eq!(store.set_aside(one, &[switch(1, fork)]).unwrap(), None, "again");
-    assert!(store.tip().unwrap().unwrap().end.lsn.0 <= 4 * SEGMENT);
+    let end = store.tip().unwrap().unwrap().end.lsn.0;
+    assert!(end > 3 * SEGMENT && end <= fork, "{end:X}");
 }
 
 #[test]
