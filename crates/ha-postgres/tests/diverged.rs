@@ -1,6 +1,7 @@
 //! A node that wrote what the cluster does not have: kept, described, rewound or cloned, whatever dies
 //! on the way.
 
+#![expect(clippy::print_stdout, reason = "figures for people, shown with --nocapture")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;

@@ -201,7 +201,7 @@ fn nobody_is_elected_while_nobody_knows_how_far_the_last_primary_got() {
 fn an_election_waits_for_the_last_primary_only_if_it_can_come_back() {
     let last_epoch = Epoch(5);
     let vacated = Some(VacateReason::Expired);
-    let expired = State { vacated, last_epoch, ..promoted("n1", 3, 100) };
+    let expired = State { last_epoch, vacated, ..promoted("n1", 3, 100) };
     let down = || Database { standby: false, ..standby(3, 150) };
     let waits = |state: &State, database: Database| {
         let reports = BTreeMap::from([(id("n1"), report(database))]);

@@ -225,12 +225,14 @@ pub(crate) fn describe(node: &str, round: u64) -> Command {
         kind: if node == "n3" { NodeKind::Witness } else { NodeKind::Data },
         grpc: format!("{node}:7400"),
         postgres: format!("{node}:{round}"),
+        keeps_wal: true,
     };
     if round == 1 {
         Command::Found {
             cluster: "orders".to_owned(),
             cluster_id: u128::MAX - 1,
             nodes: NAMES.into_iter().map(|node| (id(node), is(node))).collect(),
+            durability: ha_core::policy::Durability::Quorum,
         }
     } else {
         Command::Describe { node: id(node), is: is(node) }

@@ -197,7 +197,6 @@ fn an_earlier_quorum_keeps_its_say_until_the_new_primary_has_spread_its_commits(
         Refusal::Unproven { epoch: Epoch(2), primary: id("n1"), need: 0, missing: Vec::new() };
     assert_eq!(got.refusals[&id("n2")], lone);
     // n1 itself is granted the lease again and dies before it has spread anything.
-    let mut state = state;
     apply(&mut state, grant("n1", 3));
     assert_eq!(state.unsettled.len(), 1);
     apply(&mut state, Command::Vacate { epoch: Epoch(3), reason: VacateReason::Expired });
