@@ -89,7 +89,7 @@ fn each_fault_of_the_configuration_is_one_line_and_changes_nothing() {
             (wrong("raft.heartbeat", "\"1s\""), "raft.heartbeat"),
             (wrong("health.failures", "1"), "one miss never demotes"),
             (wrong("health.interval", "\"0s\""), "health.interval"),
-            (wrong("durability.mode", "\"quorum\""), "\"quorum\" is not available"),
+            (wrong("durability.mode", "\"sync\""), "\"sync\" is unknown"),
             (wrong("durability.lag_bytes_max", "\"16MB\""), "durability.lag_bytes_max"),
             (wrong("kind", "\"arbiter\""), "kind: \"arbiter\" is neither"),
             (wrong("kind", "\"witness\""), "a witness has no Postgres"),

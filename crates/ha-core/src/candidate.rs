@@ -1,7 +1,7 @@
 //! The election: which data node, if any, may be given the vacant lease.
 //!
 //! Where commits were promised to be on several nodes, an election first proves that every one that was
-//! acknowledged is at hand ([`proof`]); otherwise the loss is bounded.
+//! acknowledged is at hand (`candidate::proof`); otherwise the loss is bounded.
 //!
 //! Everyone who is refused is refused by name, and an election without a winner says what is missing.
 

@@ -237,7 +237,7 @@ async fn the_scan_of_a_server_under_load_ends_where_pg_waldump_ends() {
     let history = n1.driver.local_history().unwrap();
     let tip = tip_of_server(&pg_wal, timeline, &history, from, end).unwrap();
     assert_eq!((tip.end.lsn, tip.damaged), (end, None));
-    let header = read_header(&pg_wal.join(segment_name(timeline, end.0 / SEGMENT, SEGMENT)));
+    let header = read_header(&pg_wal.join(segment_name(timeline, (end.0 - 1) / SEGMENT, SEGMENT)));
     let header = header.unwrap();
     let identifier = n1.sql("SELECT system_identifier FROM pg_control_system()");
     assert_eq!(header.system_identifier.to_string(), identifier);

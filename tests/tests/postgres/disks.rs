@@ -128,7 +128,11 @@ fn a_full_disk_under_the_raft_store_ends_that_agent_with_its_name_and_the_cluste
     scenario(plan, async |c| {
         let small = c.node("n3").dir.join("small");
         let disk = SmallDisk::mount(&small, 8);
-        c.node_mut("n3").config.text("data_dir", small.join("agent").display());
+        let wal = c.node("n3").dir.join("wal");
+        let config = &mut c.node_mut("n3").config;
+        config.text("data_dir", small.join("agent").display());
+        // No segment would fit onto the small disk.
+        config.text("witness.wal_dir", wal.display());
         let (primary, standby) = c.bootstrap().await;
         c.write().await;
         let ballast = disk.fill();

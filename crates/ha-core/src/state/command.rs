@@ -40,7 +40,7 @@ pub enum Command {
     AssignBootstrap {
         /// The node.
         to: NodeId,
-        /// Must be one more than [`State::bootstraps`].
+        /// Must be one more than [`super::State::bootstraps`].
         attempt: u64,
     },
     /// Takes that right back: it failed, or its holder is gone.
@@ -61,7 +61,7 @@ pub enum Command {
         to: NodeId,
         /// Its agent's current start.
         incarnation: Incarnation,
-        /// Must be one more than [`State::last_epoch`].
+        /// Must be one more than [`super::State::last_epoch`].
         epoch: Epoch,
         /// For how long a renewal is good.
         ttl: Duration,
@@ -102,7 +102,7 @@ pub enum Command {
     },
     /// Promises clients something else from now on. The holder of the lease changes the quorum.
     SetDurability {
-        /// Must be the current [`State::config_version`].
+        /// Must be the current [`super::State::config_version`].
         version: u64,
         /// The new mode.
         durability: Durability,
@@ -111,7 +111,7 @@ pub enum Command {
     SetQuorum {
         /// Under which grant.
         epoch: Epoch,
-        /// Must be the current [`State::quorum_version`].
+        /// Must be the current [`super::State::quorum_version`].
         version: u64,
         /// What clients are promised with it.
         mode: Durability,

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::ProcessDriver;
 use crate::attempt::Attempt;
@@ -127,7 +127,7 @@ pub(crate) async fn end_tools(
             return Ok(());
         }
         for tool in &left {
-            warn!(pid = tool.pid, "killing a tool that was left behind");
+            info!(pid = tool.pid, "killing a tool that was left behind");
             tool.signal(Signal::KILL);
         }
         if attempt.left().is_zero() {
