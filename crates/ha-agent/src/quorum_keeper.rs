@@ -28,6 +28,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(1);
 const CHANGE_LIMIT: Duration = Duration::from_secs(5);
 /// How long recording a quorum may take.
 const SUBMIT_LIMIT: Duration = Duration::from_secs(3);
+/// After how many failed looks or changes in a row that is a trouble: some seconds.
+const FAILURES_MAX: u32 = 10;
 /// How long an acknowledger may be away, or a commit wait for it, before it counts as gone: longer than
 /// a receiver that reconnects needs, and a slow one is not thrown out.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -75,6 +77,7 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut state = agent.raft.state();
     let mut memory = Memory::default();
+    let mut failures = 0_u32;
     loop {
         tokio::select! {
             biased;
@@ -85,13 +88,30 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
         let Some(of) = serving(&agent, database) else {
             memory = Memory::default();
             lock(&agent.quorum).take();
+            failures = 0;
+            database.facts().trouble("quorum", None);
             continue;
         };
         if memory.of != of {
             memory = Memory { of, ..Memory::default() };
         }
-        if let Err(why) = memory.once(&agent, database).await {
-            debug!(why, "could not look after the quorum");
+        match memory.once(&agent, database).await {
+            Ok(()) => {
+                failures = 0;
+                database.facts().trouble("quorum", None);
+            }
+            Err(why) => {
+                failures = failures.saturating_add(1);
+                debug!(why, "could not look after the quorum");
+                // A change that failed half-way may leave every commit waiting: somebody has to know.
+                if failures == FAILURES_MAX {
+                    warn!(why, "the quorum cannot be kept: commits may wait");
+                }
+                if failures >= FAILURES_MAX {
+                    let line = format!("the quorum cannot be kept, commits may wait: {why}");
+                    database.facts().trouble("quorum", Some(line));
+                }
+            }
         }
     }
 }

@@ -86,7 +86,12 @@ pub async fn refill<D: PostgresDriver>(
         .upstream_history(&upstream(&agent, &primary)?, Instant::now() + LOOK_LIMIT)
         .await
         .map_err(|error| JobError::NotNow(error.to_string()))?;
-    for (source, to) in keepers(&agent, &primary, had, &theirs) {
+    // What is on the disk counts, replayed or not: whoever has less than that would have the server
+    // restore a shorter copy of a segment over a longer one.
+    let driver = Arc::clone(&database.driver);
+    let read = tokio::task::spawn_blocking(move || driver.wal_tip(had)).await;
+    let end = read.map_err(|error| JobError::NotNow(error.to_string()))??.end;
+    for (source, to) in keepers(&agent, &primary, end, &theirs) {
         info!(%source, from = %had, %to, "fetching WAL that the primary has removed");
         match pull(&agent, database, &source, to).await {
             Ok(()) => {
