@@ -293,10 +293,12 @@ impl Memory {
         settled: bool,
     ) -> Result<(), String> {
         let epoch = self.of.1;
-        // On the way to somewhere else nothing is promised that was not before.
+        // On the way to somewhere else nothing is promised that was not before; nor is a weaker mode
+        // called in force before the server goes by it too: until then clients wait as they did.
         let wanted = state.quorum_for(agent.node(), |node| self.is_present(node));
         let before = state.recorded.as_ref().map_or(state.durability, |recorded| recorded.mode);
-        let mode = if quorum == wanted { state.durability } else { before };
+        let there = quorum == wanted && self.live.set.as_ref() == Some(&quorum);
+        let mode = if there { state.durability } else { before };
         let version = state.quorum_version;
         let set = Command::SetQuorum { epoch, version, mode, quorum: quorum.clone(), settled };
         match agent.submit(set, SUBMIT_LIMIT).await {

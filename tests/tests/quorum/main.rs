@@ -15,7 +15,7 @@ mod tools;
 
 /// What a failover without the old primary's help writes, and what is said of receivers that come and
 /// go with it.
-const FAULTS: [&str; 16] = [
+const FAULTS: [&str; 17] = [
     "lease expired",
     "lease is lost: a later epoch was granted",
     "could not",
@@ -32,4 +32,6 @@ const FAULTS: [&str; 16] = [
     "kept WAL is not part of the primary's history: set aside",
     "the guard is frozen",
     "killing a tool that was left behind",
+    // Of an agent that was frozen: what it sees first when it goes on.
+    "the control loop hangs",
 ];

@@ -116,7 +116,7 @@ async fn record<D: PostgresDriver>(
     Ok(())
 }
 
-/// Waits until elections go by a quorum of that mode. Returns whether they do.
+/// Waits until elections and the primary's server go by a quorum of that mode. Returns whether they do.
 async fn await_in_force<D: PostgresDriver>(
     agent: &Arc<Agent<D>>,
     wanted: Durability,
