@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use ha_agent::crash_point::FILE_VARIABLE;
 use ha_core::permit::{GuardStatus, PERMIT_FILE, Permit, STATUS_FILE};
 use rustix::process::Signal;
 use tokio_postgres::NoTls;
@@ -171,12 +172,34 @@ impl Node {
             .arg("--config")
             .arg(config)
             .envs(self.environment.iter().cloned())
+            .env(FILE_VARIABLE, self.crash_point())
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor"))
             .stderr(log)
             .spawn()
             .expect("the agent can be started")
+    }
+
+    fn crash_point(&self) -> PathBuf {
+        self.dir.join("crash-point")
+    }
+
+    /// Has the agent die, as by a power cut, when it next comes to a place between two steps.
+    pub fn crash_at(&self, place: &str) {
+        let scratch = self.dir.join("crash-point.new");
+        fs::write(&scratch, place).expect("a writable directory");
+        fs::rename(scratch, self.crash_point()).expect("a writable directory");
+    }
+
+    /// Waits until the agent has died at the place that it was told to die at.
+    pub async fn crashed(&mut self, limit: Duration) {
+        let place = fs::read_to_string(self.crash_point()).unwrap_or_default();
+        let what = format!("the agent of {} comes to {place:?}", self.name);
+        eventually(&what, limit, async || (!self.crash_point().exists()).then_some(())).await;
+        let ended = self.agent_end(Duration::from_secs(5)).await;
+        let signal = std::os::unix::process::ExitStatusExt::signal(&ended);
+        assert_eq!(signal, Some(Signal::KILL.as_raw()), "it ended otherwise: {ended}");
     }
 
     /// Returns whether the agent runs.

@@ -17,6 +17,7 @@ pub mod agent;
 pub mod clock;
 pub mod config;
 pub mod control_loop;
+pub mod crash_point;
 pub mod diverged;
 pub mod events;
 pub mod facts;

@@ -12,13 +12,14 @@ use ha_core::state::{Command, Outcome, State};
 use ha_core::view::{Instance, LeaseView};
 use ha_core::wal_quorum::{Change, Live, Quorum, Recorded, next};
 use ha_core::{Epoch, Lsn, NodeId};
-use ha_postgres::driver::{GuardSeen, PostgresDriver, Receivers, Synchronous};
+use ha_postgres::driver::{GuardSeen, PostgresDriver, Receiver, Receivers, Synchronous};
 use ha_proto::v1::{Acknowledger, QuorumReport};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
 use crate::agent::{Agent, Database, SubmitError, lock};
 use crate::control_loop;
+use crate::crash_point;
 use crate::events;
 
 /// How often the receivers are looked at.
@@ -168,8 +169,7 @@ impl Memory {
         let now = Instant::now();
         let stalled = Duration::from_millis(receivers.longest_wait_ms) >= PATIENCE;
         for node in state.nodes.keys() {
-            let row =
-                receivers.rows.iter().find(|row| row.name.eq_ignore_ascii_case(node.as_str()));
+            let row = receivers.rows.iter().find(|row| is_of(row, node));
             let Some(row) = row.filter(|row| row.state == "streaming" || row.state == "catchup")
             else {
                 continue;
@@ -236,9 +236,11 @@ impl Memory {
         if self.live.proven.as_ref() != Some(&quorum) {
             self.live.proven = None;
         }
+        crash_point::reached("quorum: before it is set");
         let deadline = Instant::now() + CHANGE_LIMIT;
         let done = database.driver.set_synchronous(&synchronous(&quorum), deadline).await;
         done.map_err(|error| error.to_string())?;
+        crash_point::reached("quorum: set");
         self.live.set = Some(quorum);
         Ok(())
     }
@@ -254,6 +256,7 @@ impl Memory {
         let began = Instant::now();
         let done = database.driver.settle_synchronous(&synchronous(&quorum), deadline).await;
         let until = done.map_err(|error| error.to_string())?;
+        crash_point::reached("quorum: settled");
         let took_ms = ha_core::clock::millis(began.elapsed());
         info!(quorum = %shown(&quorum), took_ms, "only this quorum acknowledges now");
         self.live = Live { set: Some(quorum.clone()), proven: Some(quorum) };
@@ -280,6 +283,7 @@ impl Memory {
         };
         let until = until.max(self.began_at.unwrap_or(until));
         if has_passed(&quorum, receivers, until) {
+            crash_point::reached("quorum: passed");
             self.record(agent, state, quorum, true).await?;
         }
         Ok(())
@@ -303,6 +307,7 @@ impl Memory {
         let set = Command::SetQuorum { epoch, version, mode, quorum: quorum.clone(), settled };
         match agent.submit(set, SUBMIT_LIMIT).await {
             Ok(Outcome::Applied) => {
+                crash_point::reached("quorum: recorded");
                 let line = format!("{mode}, {}", shown(&quorum));
                 if line != self.told {
                     let members = shown(&quorum);
@@ -328,7 +333,7 @@ impl Memory {
 
 fn report(state: &State, receivers: &Receivers, closed: bool) -> QuorumReport {
     let acknowledgers = receivers.rows.iter().filter_map(|row| {
-        let node = state.nodes.keys().find(|node| row.name == node.as_str())?;
+        let node = state.nodes.keys().find(|node| is_of(row, node))?;
         Some(Acknowledger {
             node: node.to_string(),
             flushed: row.flushed.0,
@@ -344,11 +349,19 @@ fn report(state: &State, receivers: &Receivers, closed: bool) -> QuorumReport {
     }
 }
 
+/// Whether a receiver is a node's: the server compares these names without regard to case (rule 76).
+///
+/// # Sources
+/// PostgreSQL, `syncrep.c: SyncRepGetStandbyPriority`.
+fn is_of(row: &Receiver, node: &NodeId) -> bool {
+    row.name.eq_ignore_ascii_case(node.as_str())
+}
+
 /// Whether enough members of a quorum have everything up to a position.
 fn has_passed(quorum: &Quorum, receivers: &Receivers, position: Lsn) -> bool {
     let passed = quorum.members.iter().filter(|member| {
-        let of = |row: &&ha_postgres::driver::Receiver| row.name == member.as_str();
-        receivers.rows.iter().find(of).is_some_and(|row| row.flushed >= position)
+        let row = receivers.rows.iter().find(|row| is_of(row, member));
+        row.is_some_and(|row| row.flushed >= position)
     });
     u32::try_from(passed.count()).unwrap_or(u32::MAX) >= quorum.required
 }
@@ -367,4 +380,25 @@ pub fn shown(quorum: &Quorum) -> String {
 #[must_use]
 pub fn promises(mode: Durability) -> bool {
     mode != Durability::Async
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_counts_whatever_the_case_of_its_name_rule_76() {
+        let row = |name: &str, flushed| Receiver {
+            name: name.to_owned(),
+            flushed: Lsn(flushed),
+            ..Receiver::default()
+        };
+        let receivers =
+            Receivers { rows: vec![row("N2", 100), row("n3", 90)], ..Receivers::default() };
+        let member = |name: &str| name.parse::<NodeId>().expect("a valid name");
+        let both = Quorum::new([member("n2"), member("n3")], 2);
+        assert!(has_passed(&both, &receivers, Lsn(90)));
+        assert!(!has_passed(&both, &receivers, Lsn(91)), "n3 has not");
+        assert!(has_passed(&Quorum::new([member("n2")], 1), &receivers, Lsn(100)));
+    }
 }

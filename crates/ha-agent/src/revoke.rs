@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::agent::{Agent, Database};
+use crate::crash_point;
 use crate::lease_keeper;
 use crate::promotions;
 use crate::report;
@@ -48,6 +49,7 @@ pub async fn answer_whole<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) -> 
         warn!(%epoch, why, "could not pledge");
         return refusal(agent, why);
     }
+    crash_point::reached("revoke: pledged");
     if fresh {
         info!(%epoch, "pledged to acknowledge nothing more of this epoch");
         agent.wake.notify_one();
@@ -57,6 +59,7 @@ pub async fn answer_whole<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) -> 
         Ok(found) => found,
         Err(_) => Err("what is there could not be read in time".to_owned()),
     };
+    crash_point::reached("revoke: read");
     let (tip, why) = match found {
         Ok(tip) => (tip, String::new()),
         Err(why) => (None, why),

@@ -111,8 +111,9 @@ async fn primary_with_table() -> Node {
     n1
 }
 
+/// Rule 100: it is not called on before every backend that existed has read it.
 #[tokio::test]
-async fn sessions_that_were_open_before_wait_from_the_barrier_on() {
+async fn sessions_that_were_open_before_wait_from_the_barrier_on_rule_100() {
     let n1 = primary_with_table().await;
     let n2 = Node::new_standby("n2", &n1).await;
     is_heard(&n1, "n2").await;

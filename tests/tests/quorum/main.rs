@@ -5,6 +5,7 @@ mod accidents;
 mod diverged;
 mod election;
 mod first_start;
+mod interruptions;
 mod modes;
 mod restart;
 mod sequences;

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use ha_tests::{Cluster, Mode, Plan, eventually, programs, scenario, status, wait, within};
+use ha_tests::{
+    Cluster, Mode, Plan, eventually, processes, programs, scenario, status, wait, within,
+};
+use rustix::process::Signal;
 
 use super::FAULTS;
 
@@ -79,6 +82,61 @@ fn modes_change_from_any_to_any_under_load_without_a_loss_rule_74() {
         let acks = c.end_writing().await;
         // Also what was acknowledged in `async`: the standby had it long before.
         c.assert_nothing_lost_on(&standby, &acks).await;
+    });
+}
+
+/// Rule 72: a standby counts only once it has passed what was flushed when the setting changed.
+#[test]
+fn a_stronger_mode_is_in_force_once_the_standby_has_passed_the_change_rule_72() {
+    scenario(Plan::within(120).quorum().announces(&FAULTS).patience(30), async |c| {
+        let (primary, standby) = c.bootstrap().await;
+        c.quorum_in_force(1, within(20)).await;
+        c.set_mode(Mode::Async, within(20)).await;
+        c.write().await;
+        // Connected, and it gets nowhere.
+        let receiver = c.node(&standby).await_receiver(within(20)).await;
+        processes::send(receiver, Signal::STOP);
+        c.more_writes(30, within(10)).await;
+        c.ask_for_mode(Mode::StrictStandby, within(0)).await.expect("an agent accepts it");
+        let recorded = async || c.node(&primary).status().await.and_then(|s| s.wal_quorum);
+        wait::always("elections go by the primary alone", within(3), async || {
+            recorded().await.is_none_or(|quorum| quorum.required == 0)
+        })
+        .await;
+        processes::send(receiver, Signal::CONT);
+        c.mode_in_force(Mode::StrictStandby, within(20)).await;
+        c.more_writes(30, within(10)).await;
+        c.node_mut(&primary).kill_everything();
+        // Also what was acknowledged while the primary was alone.
+        c.primary_is(&standby, within(30)).await;
+        let acks = c.end_writing().await;
+        c.assert_nothing_lost_on(&standby, &acks).await;
+    });
+}
+
+/// Rule 76: the setting never names the primary itself, and a former primary keeps nothing of its own.
+#[test]
+fn nobody_is_a_member_of_its_own_quorum_nor_of_one_that_it_lost_rule_76() {
+    scenario(Plan::within(120).quorum().announces(&FAULTS), async |c| {
+        let (primary, standby) = c.bootstrap().await;
+        let show = "show synchronous_standby_names";
+        c.quorum_in_force(1, within(20)).await;
+        let others = |not: &str| {
+            let names = c.nodes().iter().map(|node| node.name.clone());
+            let quoted: Vec<String> =
+                names.filter(|name| name != not).map(|name| format!("\"{name}\"")).collect();
+            format!("ANY 1 ({})", quoted.join(", "))
+        };
+        let (of_first, of_second) = (others(&primary), others(&standby));
+        let closed = Ok("FIRST 1 (haclt_nobody)");
+        assert_eq!(c.node(&primary).sql(show).await, Ok(of_first));
+        assert_eq!(c.node(&standby).sql(show).await.as_deref(), closed);
+        c.node_mut(&primary).kill_everything();
+        c.primary_is(&standby, within(30)).await;
+        c.node_mut(&primary).start();
+        c.quorum_in_force(1, within(60)).await;
+        assert_eq!(c.node(&standby).sql(show).await, Ok(of_second));
+        assert_eq!(c.node(&primary).sql(show).await.as_deref(), closed);
     });
 }
 

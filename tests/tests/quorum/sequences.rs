@@ -43,6 +43,31 @@ fn a_standby_that_was_down_gets_every_acknowledged_row_from_the_witness_rule_96(
     });
 }
 
+/// Rule 77: there is no window after a member's loss in which nobody could be elected.
+#[test]
+fn a_primary_lost_right_after_its_standby_leaves_somebody_to_elect_rule_77() {
+    scenario(Plan::within(150).quorum().announces(&FAULTS), async |c| {
+        let (mut primary, mut standby) = c.bootstrap().await;
+        c.write().await;
+        // From at once to after every patience of whoever watches the members.
+        for pause_ms in [0, 150, 2500] {
+            c.quorum_in_force(1, within(40)).await;
+            c.more_writes(30, within(10)).await;
+            c.node_mut(&standby).kill_everything();
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            c.node_mut(&primary).kill_everything();
+            c.node_mut(&standby).start();
+            c.writes_on(&standby, within(40)).await;
+            let acks = c.writer().so_far().only(&primary);
+            let lost = acks.missing(&c.rows(&standby).await).len();
+            assert_eq!(lost, 0, "acknowledged by {primary}, and not on {standby}");
+            c.node_mut(&primary).start();
+            c.healthy(within(60)).await;
+            (primary, standby) = (standby, primary);
+        }
+    });
+}
+
 #[test]
 fn a_witness_that_was_down_and_is_back_does_not_make_the_election_forget_anything() {
     scenario(Plan::within(120).quorum().announces(&FAULTS), async |c| {

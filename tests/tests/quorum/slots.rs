@@ -5,7 +5,7 @@ use ha_tests::{Cluster, Mode, Plan, eventually, logs, scenario, status, within};
 use super::FAULTS;
 
 /// Has the primary keep as little WAL as it can.
-fn keep_little(c: &mut Cluster) {
+pub(super) fn keep_little(c: &mut Cluster) {
     c.set_on_data_nodes("postgres.parameters.max_slot_wal_keep_size", "\"64MB\"");
     c.set_on_data_nodes("postgres.parameters.wal_keep_size", "\"0\"");
     c.set_on_data_nodes("postgres.parameters.min_wal_size", "\"32MB\"");
@@ -14,7 +14,7 @@ fn keep_little(c: &mut Cluster) {
 
 /// Writes 256 MB of WAL, with checkpoints, until the primary has removed what a standby would need that
 /// is down since before.
-async fn move_on(c: &Cluster, primary: &str) {
+pub(super) async fn move_on(c: &Cluster, primary: &str) {
     let needed = c.node(primary).sql("select pg_walfile_name(pg_current_wal_lsn())").await;
     let needed = needed.expect("a primary");
     // Each a transaction that waits for whoever acknowledges, so that nobody but the standby is late.
@@ -35,7 +35,7 @@ async fn move_on(c: &Cluster, primary: &str) {
     .await;
 }
 
-fn clones(c: &Cluster, node: &str) -> usize {
+pub(super) fn clones(c: &Cluster, node: &str) -> usize {
     logs::count(&c.node(node).log(), "step=\"clone\" took_ms")
 }
 

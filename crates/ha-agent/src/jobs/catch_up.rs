@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::{JobError, POLL, database, guard, upstream};
 use crate::agent::{Agent, Database, lock};
 use crate::config::Rejoin;
+use crate::crash_point;
 use crate::revoke;
 use crate::wal_transfer;
 
@@ -165,6 +166,7 @@ async fn pull<D: PostgresDriver>(
     let not_now = |why: String| JobError::NotNow(format!("cannot fetch WAL from {source}: {why}"));
     database.driver.clear_spool()?;
     let mut had = position(database).await?;
+    crash_point::reached("pull: detached");
     while had.lsn < to.lsn {
         let pieces = if source == agent.node() {
             return Err(JobError::NotNow("this node has the WAL itself".to_owned()));
@@ -178,10 +180,13 @@ async fn pull<D: PostgresDriver>(
         for piece in &batch {
             let path = wal_transfer::fetch(agent, source, piece, &beside).await.map_err(not_now)?;
             check(database, piece, &path, had).await?;
+            crash_point::reached("pull: fetched");
             wal_transfer::place(&path, &spool).await.map_err(not_now)?;
+            crash_point::reached("pull: placed");
         }
         let goal = batch_end(&pieces, batch.len(), had.lsn, to.lsn);
         had = replay(database, goal).await?;
+        crash_point::reached("pull: replayed");
         database.driver.clear_spool()?;
     }
     Ok(())

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::{JobError, await_running, database, guard};
 use crate::agent::{Agent, lock};
 use crate::clock;
+use crate::crash_point;
 use crate::granter;
 use crate::observe::was_primary;
 use crate::report;
@@ -119,6 +120,7 @@ pub async fn restart_in_place<D: PostgresDriver>(
         database.facts().crash = None;
         return Err(error.into());
     }
+    crash_point::reached("restart: prepared");
     let after = guard(database)?.run;
     let deadline = lock(&agent.holder)
         .as_ref()
@@ -126,6 +128,7 @@ pub async fn restart_in_place<D: PostgresDriver>(
         .and_then(|holder| holder.deadline(clock::now()))
         .ok_or_else(|| JobError::NotNow(format!("the right of epoch {epoch} has ended")))?;
     let run = database.permits.restart_in_place(epoch, deadline, after)?;
+    crash_point::reached("restart: permitted");
     database.facts().closed_run = promised.then_some(run);
     await_running(database, run, START_LIMIT).await
 }

@@ -17,6 +17,7 @@ use super::{JobError, await_answer, await_running, database, guard, upstream};
 use crate::agent::{Agent, Database, lock};
 use crate::clock;
 use crate::config::Rejoin;
+use crate::crash_point;
 use crate::diverged;
 use crate::events;
 use crate::promotions;
@@ -53,6 +54,7 @@ pub async fn start_standby<D: PostgresDriver>(
         expect_unpledged(&agent, epoch)?;
     }
     database.driver.prepare_standby(from.as_ref(), Instant::now() + SHORT).await?;
+    crash_point::reached("standby: prepared");
     let run = database.permits.start_standby(guard(database)?.run)?;
     drop(receiving);
     {
@@ -221,8 +223,10 @@ async fn keep_diverged<D: PostgresDriver>(
             "the record of the diverged WAL is not applied here yet".into(),
         ));
     };
+    crash_point::reached("diverged: recorded");
     let dir = diverged::dir(agent, &known);
     let kept = database.driver.keep_diverged(fork, end, &dir, Instant::now() + KEEP_LIMIT).await?;
+    crash_point::reached("diverged: kept");
     let place = dir.display().to_string();
     events::WalDiverged { node: agent.node(), fork, end, kept: &place }.emit();
     if let Some(note) = kept.note {
@@ -287,6 +291,7 @@ pub async fn rewind<D: PostgresDriver>(
         adopt_missing(&agent, database, &primary).await?;
         result = database.driver.rewind(&from, Instant::now() + REWIND_LIMIT).await;
     }
+    crash_point::reached("rewind: done");
     database.facts().data_dir = None;
     let Err(error) = result else {
         // A later note would be of the branch that is gone.
@@ -364,6 +369,7 @@ pub async fn clone<D: PostgresDriver>(
         )));
     }
     let progress = |done: u64, total: Option<u64>| {
+        crash_point::reached("clone: copying");
         if let Some(job) = &mut database.facts().job {
             job.progress = match total {
                 Some(total) => format!("{done} of {total} bytes"),
@@ -375,6 +381,7 @@ pub async fn clone<D: PostgresDriver>(
     // Not the method call: `Arc` has a `clone_from` of its own.
     let deadline = Instant::now() + CLONE_LIMIT;
     PostgresDriver::clone_from(&*database.driver, &from, &progress, deadline).await?;
+    crash_point::reached("clone: done");
     if let Ok(origin) = promotion_of(&agent.state(), epoch, &theirs) {
         note_origin(&agent, origin, theirs.timeline).await?;
     }

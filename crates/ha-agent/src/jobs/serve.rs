@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::{JobError, POLL, database, guard};
 use crate::agent::{Agent, Database, lock};
 use crate::clock;
+use crate::crash_point;
 use crate::events;
 use crate::lease_keeper;
 use crate::promotions;
@@ -44,13 +45,16 @@ pub async fn promote<D: PostgresDriver>(
     // of the same number. Synced before the deadline is read: a slow disk must not eat into it unseen.
     let from = database.facts().answer(run).map(|probe| probe.timeline);
     let next = from.map_or(TimelineId(0), |from| TimelineId(from.0 + 1));
+    crash_point::reached("promote: told who acknowledges");
     note(&agent, epoch, next).await?;
+    crash_point::reached("promote: noted");
     let deadline = lock(&agent.holder)
         .as_ref()
         .filter(|holder| holder.epoch() == epoch)
         .and_then(|holder| holder.deadline(clock::now()))
         .ok_or_else(|| JobError::NotNow(format!("the right of epoch {epoch} has ended")))?;
     database.permits.make_primary(epoch, deadline)?;
+    crash_point::reached("promote: permitted");
     let begin = match database.driver.promote(began + PROMOTE_LIMIT).await {
         Ok(begin) => begin,
         Err(error) => {
@@ -63,6 +67,7 @@ pub async fn promote<D: PostgresDriver>(
             return Err(error.into());
         }
     };
+    crash_point::reached("promote: promoted");
     database.facts().writable_run = Some(run);
     if alone {
         // If this fails, the quorum's keeper does it a moment later.
@@ -144,7 +149,9 @@ pub async fn record_promotion<D: PostgresDriver>(
     let at_unix_ms = clock::wall_unix_ms();
     let command = Command::RecordPromotion { epoch, begin, at_unix_ms };
     match agent.submit(command, SUBMIT_LIMIT).await {
-        Ok(Outcome::Applied | Outcome::Refused(Refused::AlreadyRecorded(_))) => {}
+        Ok(Outcome::Applied | Outcome::Refused(Refused::AlreadyRecorded(_))) => {
+            crash_point::reached("promote: recorded");
+        }
         Ok(Outcome::Refused(why)) => warn!(%epoch, %why, "promotion was not recorded"),
         Err(error) => warn!(%epoch, %error, "promotion was not recorded"),
     }
@@ -165,6 +172,7 @@ pub async fn release<D: PostgresDriver>(
 ) -> Result<(), JobError> {
     let database = database(&agent)?;
     lease_keeper::burn(&agent, database, epoch)?;
+    crash_point::reached("release: burnt");
     let until = Instant::now() + DOWN_LIMIT;
     loop {
         let status = guard(database)?;
@@ -181,6 +189,7 @@ pub async fn release<D: PostgresDriver>(
         .submit(Command::Vacate { epoch, reason }, SUBMIT_LIMIT)
         .await
         .map_err(|source| JobError::Submit { what: "release the lease", source })?;
+    crash_point::reached("release: vacated");
     match outcome {
         Outcome::Applied => events::LeaseReleased { node: agent.node(), epoch, why }.emit(),
         // Somebody else ended it meanwhile: that is what was wanted.

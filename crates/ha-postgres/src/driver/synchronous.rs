@@ -48,7 +48,7 @@ impl Synchronous {
 }
 
 /// One receiver of WAL, as the server that sends to it sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Receiver {
     /// Its `application_name`: the node's name.
     pub name: String,
@@ -63,7 +63,7 @@ pub struct Receiver {
 }
 
 /// What a running server tells about its receivers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Receivers {
     /// `synchronous_standby_names` as a new session has it.
     pub setting: String,
