@@ -7,6 +7,7 @@ mod election;
 mod first_start;
 mod interruptions;
 mod modes;
+mod rejoin;
 mod restart;
 mod sequences;
 mod shapes;
