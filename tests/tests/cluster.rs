@@ -27,6 +27,7 @@ struct Fakes {
     claim: Claim,
     agents: BTreeMap<&'static str, Running>,
     major: u32,
+    durability: &'static str,
 }
 
 struct Running {
@@ -47,6 +48,7 @@ impl Fakes {
             claim: Claim::new(),
             agents: BTreeMap::new(),
             major: 15,
+            durability: "async",
         }
     }
 
@@ -68,7 +70,7 @@ impl Fakes {
         config.text("kind", if data { "data" } else { "witness" });
         config.text("data_dir", dir.join("agent").display());
         config.text("listen.grpc", self.address(name));
-        config.text("durability.mode", "async");
+        config.text("durability.mode", self.durability);
         for peer in ["n1", "n2", "n3"] {
             config.text(&format!("peers.{peer}"), self.address(peer));
         }
@@ -117,6 +119,13 @@ impl Fakes {
         drop(stop);
         let end = tokio::time::timeout(within(40), ended).await.expect("it ends in time");
         end.expect("no panic").expect("it leaves in order");
+    }
+
+    /// Ends an agent as SIGKILL would.
+    async fn kill(&mut self, name: &str) {
+        let Running { stop: _, ended } = self.agents.remove(name).expect("an agent that runs");
+        ended.abort();
+        assert!(ended.await.is_err_and(|error| error.is_cancelled()));
     }
 
     async fn stop_all(&mut self) {
@@ -313,6 +322,27 @@ fn a_diverged_node_whose_rewind_fails_is_cloned() {
         c.world.cut(&id("n1"), &id("n2"), false);
         let status = c.healthy().await;
         assert_eq!(status::holder(&status), "n2");
+        c.stop_all().await;
+    });
+}
+
+/// A standby that was long without replay has much WAL to look through: longer than an election waits
+/// for one answer.
+#[test]
+fn an_election_gets_its_answer_however_long_a_node_reads_its_wal() {
+    bounded(90, async {
+        let mut c = Fakes::new();
+        c.durability = "quorum";
+        c.start_all();
+        // Not healthy: the witness keeps no WAL.
+        c.await_status("the standby acknowledges", within(20), |s| {
+            s.wal_quorum.as_ref().is_some_and(|quorum| quorum.acknowledging == ["n2"])
+        })
+        .await;
+        c.world.switch(&id("n2"), |s| s.wal_scan = Duration::from_secs(3));
+        c.kill("n1").await;
+        let status = c.primary_is("n2").await;
+        assert_eq!((status.epoch, c.primaries()), (2, vec![id("n2")]));
         c.stop_all().await;
     });
 }

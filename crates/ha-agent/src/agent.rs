@@ -11,6 +11,7 @@ use ha_core::holder::Holder;
 use ha_core::state::{Command, Outcome, State};
 use ha_core::{BootId, Epoch, Incarnation, NodeId, WalPosition};
 use ha_postgres::driver::Upstream;
+use ha_postgres::wal::files::Tip;
 use ha_proto::v1::{ProposeRequest, QuorumReport, ReportReply, propose_reply};
 use ha_raft::{ProposeError, RaftHandle};
 use tokio::sync::Notify;
@@ -45,6 +46,9 @@ pub struct Agent<D> {
     /// Held while this node begins to receive WAL, or makes sure that it does not: a pledge must not
     /// come between the decision to follow a primary and the act.
     pub receiving: Arc<tokio::sync::Mutex<()>>,
+    /// What this node last vouched for in an election, and of which epoch. Nothing is added to it under
+    /// that epoch or an earlier one.
+    pub vouched: Arc<Mutex<Option<(Epoch, Tip)>>>,
     /// What the primary knows of its acknowledgers; `None` on every other node.
     pub quorum: Mutex<Option<QuorumReport>>,
     /// Major version of the database's binaries, such as 15.
@@ -141,6 +145,7 @@ impl<D> Agent<D> {
             witness,
             pledge: Arc::new(pledge),
             receiving: Arc::default(),
+            vouched: Arc::default(),
             quorum: Mutex::new(None),
             postgres_major,
             holder: Mutex::new(None),

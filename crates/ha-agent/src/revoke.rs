@@ -14,7 +14,7 @@ use ha_proto::v1::{RevokeReply, WalTip};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use crate::agent::{Agent, Database};
+use crate::agent::{Agent, Database, lock};
 use crate::crash_point;
 use crate::lease_keeper;
 use crate::promotions;
@@ -141,11 +141,19 @@ async fn of_database<D: PostgresDriver>(
         let had = database.driver.detach(deadline).await.map_err(|error| error.to_string())?;
         WalPosition { timeline: had.replay_timeline, lsn: had.replayed }
     };
-    let driver = Arc::clone(&database.driver);
+    let (driver, vouched) = (Arc::clone(&database.driver), Arc::clone(&agent.vouched));
     let read = tokio::task::spawn_blocking(move || {
+        let known = lock(&vouched).clone().filter(|(of, tip)| *of == epoch && tip.end >= position);
+        if let Some((_, tip)) = known {
+            return Ok(tip);
+        }
         // What is on the disk counts, not only what was replayed so far: a server that was restarted
-        // may still replay an older timeline. And one such search at a time.
+        // may still replay an older timeline. And one such search at a time. After a long time without
+        // replay it takes longer than the election waits: then the next question finds its result.
         let found = driver.wal_tip(position).map_err(|error| error.to_string());
+        if let Ok(tip) = &found {
+            *lock(&vouched) = Some((epoch, tip.clone()));
+        }
         drop(receiving);
         found
     });

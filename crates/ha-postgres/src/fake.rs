@@ -71,6 +71,8 @@ pub struct Switches {
     pub mount_gone: bool,
     /// `pg_rewind` fails.
     pub rewind_fails: bool,
+    /// How long it takes to read how far the WAL reaches.
+    pub wal_scan: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -43,6 +43,27 @@ fn a_standby_that_was_down_gets_every_acknowledged_row_from_the_witness_rule_96(
     });
 }
 
+/// What is fetched before it is replayed is bounded, and one record may be longer than that.
+#[test]
+fn a_record_longer_than_a_batch_is_fetched_whole() {
+    scenario(Plan::within(180).quorum().announces(&FAULTS).patience(60), async |c| {
+        let (primary, standby) = c.bootstrap().await;
+        c.quorum_in_force(1, within(20)).await;
+        c.node_mut(&standby).kill_everything();
+        let long = "select pg_logical_emit_message(true, 'long', repeat('x', 400000000))";
+        c.node(&primary).sql(long).await.expect("the witness acknowledges it");
+        c.node(&primary).sql("insert into writes values (1, 'kept')").await.expect("a primary");
+        c.node_mut(&primary).kill_everything();
+        c.node_mut(&standby).start();
+        c.primary_is(&standby, within(90)).await;
+        let kept = c.node(&standby).sql("select count(*) from writes").await;
+        assert_eq!(kept.as_deref(), Ok("1"));
+        let grown = logs::count(&c.node(&standby).log(), "fetching more at once");
+        assert!(grown > 0, "one batch was enough: the record is too short for this test");
+        come_back(c, &primary).await;
+    });
+}
+
 /// Rule 77: there is no window after a member's loss in which nobody could be elected.
 #[test]
 fn a_primary_lost_right_after_its_standby_leaves_somebody_to_elect_rule_77() {

@@ -28,7 +28,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 const STILL_MAX: Duration = Duration::from_secs(10);
 /// How long a future primary tries before it leaves the lease to others.
 const TRIES_MAX: u32 = 5;
-/// How many segments are fetched before they are replayed: the disk is not filled with copies.
+/// How many segments are fetched before they are replayed: the disk is not filled with copies. More,
+/// if one record is longer than that: it may have up to 1 GiB.
 const BATCH: usize = 16;
 
 /// Replays everything that the grant demands, fetched from the node that has it (rule 96).
@@ -166,6 +167,7 @@ async fn pull<D: PostgresDriver>(
     let not_now = |why: String| JobError::NotNow(format!("cannot fetch WAL from {source}: {why}"));
     database.driver.clear_spool()?;
     let mut had = position(database).await?;
+    let mut batch_max = BATCH;
     crash_point::reached("pull: detached");
     while had.lsn < to.lsn {
         let pieces = if source == agent.node() {
@@ -173,7 +175,7 @@ async fn pull<D: PostgresDriver>(
         } else {
             wal_transfer::list_at(agent, source, had, to).await.map_err(not_now)?
         };
-        let batch: Vec<&WalPiece> = pieces.iter().take(BATCH).collect();
+        let batch: Vec<&WalPiece> = pieces.iter().take(batch_max).collect();
         let spool = database.driver.spool();
         // Beside the spool first: the server takes whatever is in there at once.
         let beside = spool.with_extension("unchecked");
@@ -185,9 +187,19 @@ async fn pull<D: PostgresDriver>(
             crash_point::reached("pull: placed");
         }
         let goal = batch_end(&pieces, batch.len(), had.lsn, to.lsn);
-        had = replay(database, goal).await?;
+        let replayed = replay(database, goal).await;
         crash_point::reached("pull: replayed");
         database.driver.clear_spool()?;
+        match replayed {
+            Ok(now) => (had, batch_max) = (now, BATCH),
+            // Everything fetched is part of one record, perhaps.
+            Err(error) if batch.len() < pieces.len() => {
+                info!(%error, segments = batch.len(), "fetching more at once");
+                batch_max = batch.len() * 2;
+                had = position(database).await?;
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

@@ -481,8 +481,11 @@ impl PostgresDriver for FakeDriver {
     }
 
     fn wal_tip(&self, position: WalPosition) -> Result<Tip, ActionError> {
-        let (end, history) = self.here(|server| (server.data.end(), server.data.history.clone()));
+        let (end, history, wal_scan) = self.here(|server| {
+            (server.data.end(), server.data.history.clone(), server.switches.wal_scan)
+        });
         let end = end.max(position);
+        std::thread::sleep(wal_scan);
         Ok(Tip { end, written: end, history, oldest: end.lsn, damaged: None })
     }
 
