@@ -7,6 +7,7 @@ pub mod address;
 pub mod admin;
 pub mod by_hand;
 pub mod cluster;
+pub mod compose;
 pub mod config;
 pub mod logs;
 pub mod mount;
@@ -21,6 +22,7 @@ pub mod wait;
 pub mod writer;
 
 pub use cluster::Cluster;
+pub use compose::Compose;
 pub use config::Config;
 pub use node::Node;
 pub use scenario::{Plan, scenario};

@@ -10,7 +10,8 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-fn target_dir() -> PathBuf {
+/// Returns cargo's target directory.
+pub(crate) fn target_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").canonicalize().expect("target exists")
 }
 

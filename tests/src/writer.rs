@@ -133,14 +133,24 @@ pub struct Writer {
 impl Writer {
     /// Begins to write to each of the nodes.
     pub(crate) fn start<'a>(nodes: impl Iterator<Item = &'a Node>, patience: Duration) -> Self {
+        let places: Vec<Place> = nodes
+            .map(|node| Place {
+                node: node.name.clone(),
+                address: node.postgres(),
+                password: SUPERUSER_PASSWORD.to_owned(),
+            })
+            .collect();
+        Self::at(&places, patience, 0)
+    }
+
+    /// Begins to write to each of the places; all values are above `after`.
+    pub(crate) fn at(places: &[Place], patience: Duration, after: i64) -> Self {
         let acks = Arc::new(Mutex::new(Acks::default()));
         let stop = Arc::new(AtomicBool::new(false));
-        let nodes: Vec<(String, String)> =
-            nodes.map(|node| (node.name.clone(), node.postgres())).collect();
-        let step = i64::try_from(nodes.len()).expect("a few nodes");
-        let tasks = nodes.into_iter().zip(0..).map(|((name, address), first)| {
+        let step = i64::try_from(places.len()).expect("a few nodes");
+        let tasks = places.iter().zip(0..).map(|(place, number)| {
             let (acks, stop) = (Arc::clone(&acks), Arc::clone(&stop));
-            let lane = Lane { node: name, address, first, step, patience };
+            let lane = Lane { place: place.clone(), first: after + number, step, patience };
             tokio::spawn(write(lane, acks, stop))
         });
         let tasks = tasks.collect();
@@ -167,23 +177,34 @@ impl Writer {
     }
 }
 
+/// A database to write to.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// The node's name, or another word that tells it from the others.
+    pub(crate) node: String,
+    /// Host and port.
+    pub(crate) address: String,
+    /// The superuser's password.
+    pub(crate) password: String,
+}
+
 /// One session to one node, opened again whenever it broke.
 struct Lane {
-    node: String,
-    address: String,
+    place: Place,
     first: i64,
     step: i64,
     patience: Duration,
 }
 
 async fn write(lane: Lane, acks: Arc<Mutex<Acks>>, stop: Arc<AtomicBool>) {
-    let Lane { node, address, first, step, patience } = lane;
+    let Lane { place, first, step, patience } = lane;
+    let node = place.node.clone();
     let mut value = first;
     let mut client: Option<Client> = None;
     let noted = || acks.lock().unwrap_or_else(PoisonError::into_inner);
     while !stop.load(Ordering::Relaxed) {
         let Some(session) = client.take().filter(|client| !client.is_closed()) else {
-            client = connect(&address).await;
+            client = connect(&place).await;
             if client.is_none() {
                 tokio::time::sleep(RETRY).await;
             }
@@ -234,10 +255,10 @@ async fn insert(client: &Client, node: &str, value: i64) -> Result<u32, tokio_po
     Ok(u32::from_str_radix(&timeline, 16).expect("the name of a WAL file"))
 }
 
-async fn connect(address: &str) -> Option<Client> {
-    let (host, port) = address.rsplit_once(':')?;
+async fn connect(place: &Place) -> Option<Client> {
+    let (host, port) = place.address.rsplit_once(':')?;
     let mut config = tokio_postgres::Config::new();
-    config.host(host).port(port.parse().ok()?).user("postgres").password(SUPERUSER_PASSWORD);
+    config.host(host).port(port.parse().ok()?).user("postgres").password(&place.password);
     config.dbname("postgres").connect_timeout(Duration::from_secs(1));
     let connecting = config.connect(tokio_postgres::NoTls);
     let (client, connection) =

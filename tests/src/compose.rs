@@ -1,0 +1,392 @@
+//! A cluster in containers, made with `deploy/compose.yaml` as users have it, and the Docker commands
+//! that people and machines do to it.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use ha_proto::v1::StatusReply;
+
+use crate::programs::{self, said};
+use crate::wait::{eventually, within};
+use crate::writer::{Acks, Place, Writer};
+use crate::{node, status};
+
+/// The image of the agent, made of the programs under test.
+const AGENT_IMAGE: &str = "haclt/agent:under-test";
+/// How long one Docker command may take on a busy machine.
+const COMMAND_LIMIT: Duration = Duration::from_secs(180);
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// What a story did to clients.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// Acknowledged writes.
+    pub acked: usize,
+    /// The longest time between two of them.
+    pub gap: Duration,
+}
+
+/// The cluster. Dropping it removes its containers, networks and volumes.
+#[derive(Debug)]
+pub struct Compose {
+    project: String,
+    major: u32,
+    ports: Ports,
+    image: String,
+    permits: PathBuf,
+    password: String,
+    written: i64,
+    story: Vec<String>,
+    began: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    postgres: [u16; 2],
+    grpc: [u16; 3],
+}
+
+impl Ports {
+    /// Ports that nobody has now.
+    fn free() -> Self {
+        let held: [TcpListener; 5] =
+            std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let port = |at: usize| held[at].local_addr().expect("a bound socket").port();
+        Self { postgres: [port(0), port(1)], grpc: [port(2), port(3), port(4)] }
+    }
+}
+
+/// Returns whether an engine and Compose are there; says so loudly if not.
+pub fn is_there() -> bool {
+    let runs = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let there = runs("docker", &["version"]) && runs("docker-compose", &["version"]);
+    if !there {
+        let mut err = std::io::stderr().lock();
+        writeln!(err, "SKIPPED: no Docker engine, or no docker-compose").expect("standard error");
+    }
+    there
+}
+
+impl Compose {
+    /// Makes the image of the agent and starts a cluster of that major version.
+    pub async fn up(major: u32) -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let project = format!("haclt-test-{}-{number}", std::process::id());
+        let image = format!("postgres:{major}");
+        build_image(&image, major);
+        let mut cluster = Self {
+            permits: Path::new("/run").join(&project),
+            project,
+            major,
+            ports: Ports::free(),
+            image,
+            password: String::new(),
+            written: 0,
+            story: Vec::new(),
+            began: Instant::now(),
+        };
+        cluster.compose(&["up", "--detach"]);
+        cluster.healthy(within(120)).await;
+        cluster.say("healthy");
+        let password = cluster.exec("n1", &["cat", "/etc/haclt/secrets/superuser"]);
+        password.trim().clone_into(&mut cluster.password);
+        let made = "create table writes (value bigint primary key, node text)";
+        let primary = cluster.primary().await;
+        cluster.sql(&primary, made).await.expect("a primary");
+        cluster
+    }
+
+    /// Returns the name of a container: `n1` is an agent's, `n1-postgres` a database's.
+    pub fn container(&self, service: &str) -> String {
+        format!("{}-{service}", self.project)
+    }
+
+    /// Returns the name of a volume.
+    pub fn volume(&self, name: &str) -> String {
+        format!("{}_{name}", self.project)
+    }
+
+    /// Returns the name of the network.
+    pub fn network(&self) -> String {
+        format!("{}_cluster", self.project)
+    }
+
+    /// Uses another image for databases from the next `up` on.
+    pub fn use_image(&mut self, image: &str) {
+        image.clone_into(&mut self.image);
+    }
+
+    /// Runs docker-compose on the project; panics if it fails.
+    pub fn compose(&self, arguments: &[&str]) -> String {
+        let output = self.compose_output(arguments);
+        assert!(output.status.success(), "docker-compose {arguments:?}: {}", said(&output));
+        said(&output)
+    }
+
+    /// The same, whatever comes of it.
+    pub fn compose_output(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("docker-compose");
+        command.arg("--file").arg(deploy().join("compose.yaml")).args(arguments);
+        let [n1, n2] = self.ports.postgres;
+        let [g1, g2, g3] = self.ports.grpc;
+        command
+            .env("COMPOSE_PROJECT_NAME", &self.project)
+            .env("HACLT_CLUSTER", "orders")
+            .env("HACLT_POSTGRES_IMAGE", &self.image)
+            .env("HACLT_AGENT_IMAGE", AGENT_IMAGE)
+            .env("HACLT_RUN", &self.permits)
+            .env("HACLT_N1_POSTGRES_PORT", n1.to_string())
+            .env("HACLT_N2_POSTGRES_PORT", n2.to_string())
+            .env("HACLT_N1_GRPC_PORT", g1.to_string())
+            .env("HACLT_N2_GRPC_PORT", g2.to_string())
+            .env("HACLT_N3_GRPC_PORT", g3.to_string());
+        if self.major >= 18 {
+            command.env("HACLT_IMAGE_VOLUME", "/var/lib/postgresql");
+        }
+        bounded(&mut command)
+    }
+
+    /// Runs a program in a service's container and returns what it wrote.
+    pub fn exec(&self, service: &str, command: &[&str]) -> String {
+        docker(&[&["exec", &self.container(service)], command].concat())
+    }
+
+    /// Returns where an agent answers.
+    fn grpc(&self) -> impl Iterator<Item = String> {
+        self.ports.grpc.into_iter().map(|port| format!("127.0.0.1:{port}"))
+    }
+
+    /// Asks every agent in turn until one gives a status that is wanted.
+    pub async fn await_status(
+        &self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&StatusReply) -> bool,
+    ) -> StatusReply {
+        let mut last = "nobody answered".to_owned();
+        let began = Instant::now();
+        while began.elapsed() < limit {
+            for grpc in self.grpc() {
+                match status::status(&grpc).await {
+                    Some(status) if wanted(&status) => return status,
+                    Some(status) => last = status::brief(&status),
+                    None => {}
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("still not after {limit:?}: {what}; the last status was {last}");
+    }
+
+    /// Waits until the cluster is healthy.
+    pub async fn healthy(&self, limit: Duration) -> StatusReply {
+        self.await_status("the cluster is healthy", limit, |s| s.state == "healthy").await
+    }
+
+    /// Returns the node that holds the lease, once the cluster is healthy.
+    pub async fn primary(&self) -> String {
+        status::holder(&self.healthy(within(90)).await).to_owned()
+    }
+
+    /// Returns the data node that does not hold it.
+    pub async fn standby(&self) -> String {
+        if self.primary().await == "n1" { "n2".to_owned() } else { "n1".to_owned() }
+    }
+
+    fn place(&self, node: &str) -> Place {
+        let port = self.ports.postgres[usize::from(node == "n2")];
+        Place {
+            node: node.to_owned(),
+            address: format!("127.0.0.1:{port}"),
+            password: self.password.clone(),
+        }
+    }
+
+    /// Runs one statement in a new session and returns its first value as text.
+    ///
+    /// # Errors
+    /// What the server or the network says, or that it took too long.
+    pub async fn sql(&self, node: &str, statement: &str) -> Result<String, String> {
+        let run = async {
+            let place = self.place(node);
+            let session = session(&place).await.map_err(|error| node::said(&error))?;
+            node::first_value(&session, statement).await
+        };
+        let limit = Duration::from_secs(20);
+        tokio::time::timeout(limit, run).await.unwrap_or_else(|_| Err("no answer".to_owned()))
+    }
+
+    /// Opens a session that is held while something happens to its server.
+    pub async fn session(&self, node: &str) -> tokio_postgres::Client {
+        session(&self.place(node)).await.expect("the node lets us in")
+    }
+
+    /// Begins to write to both data nodes, and waits until one acknowledges.
+    pub async fn write(&mut self) -> Writer {
+        let places = [self.place("n1"), self.place("n2")];
+        let writer = Writer::at(&places, PATIENCE, self.written);
+        self.more(&writer, 20, within(60)).await;
+        writer
+    }
+
+    /// Waits for further acknowledged writes.
+    pub async fn more(&self, writer: &Writer, count: usize, limit: Duration) {
+        let enough = writer.count() + count;
+        eventually("further writes are acknowledged", limit, async || {
+            (writer.count() >= enough).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until a node acknowledges a write that was sent from now on.
+    pub async fn writes_on(&self, writer: &Writer, node: &str, limit: Duration) {
+        let before = Instant::now();
+        eventually(&format!("{node} acknowledges writes"), limit, async || {
+            let acks = writer.so_far();
+            acks.0.iter().any(|ack| ack.node == node && ack.sent > before).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends a story: the cluster is well again, nothing acknowledged is lost, and no two nodes
+    /// acknowledged at once.
+    pub async fn told(&mut self, what: &str, writer: Writer) -> Told {
+        self.healthy(within(120)).await;
+        self.more(&writer, 20, within(30)).await;
+        let acks = writer.stop().await;
+        acks.assert_no_write_after_the_next_primary();
+        let primary = self.primary().await;
+        let present = self.rows(&primary).await;
+        let missing = acks.missing(&present);
+        assert!(missing.is_empty(), "{what}: {} acknowledged rows are lost", missing.len());
+        self.written = present.last().copied().unwrap_or(0).max(self.written) + 1000;
+        let told = Told { acked: acks.0.len(), gap: acks.longest_gap() };
+        self.say(&row(what, &told, &acks));
+        told
+    }
+
+    /// Returns the values that a node's table has.
+    pub async fn rows(&self, node: &str) -> BTreeSet<i64> {
+        let session = self.session(node).await;
+        let rows = session.query("select value from writes", &[]).await.expect("a readable table");
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// Returns what a container's process 1 wrote.
+    pub fn log(&self, service: &str) -> String {
+        said(&bounded(Command::new("docker").args(["logs", &self.container(service)])))
+    }
+
+    /// Adds to what the test prints in the end.
+    pub fn say(&mut self, text: &str) {
+        self.story.push(format!("{:>6.1} s  {text}", self.began.elapsed().as_secs_f64()));
+    }
+
+    fn show(&self) {
+        let mut err = std::io::stderr().lock();
+        // If standard error is closed there is nobody to tell.
+        drop(writeln!(err, "{}", self.story.join("\n")));
+        if !std::thread::panicking() {
+            return;
+        }
+        for service in ["n1", "n2", "n3", "n1-postgres", "n2-postgres"] {
+            let log = self.log(service);
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default();
+            drop(writeln!(err, "--- {service}\n{}", tail.join("\n")));
+        }
+        let all = ["ps", "--all", "--filter", &format!("name={}", self.project)].map(str::to_owned);
+        let listed = bounded(Command::new("docker").args(all));
+        drop(writeln!(err, "{}", said(&listed)));
+    }
+}
+
+impl Drop for Compose {
+    fn drop(&mut self) {
+        self.show();
+        // Paused containers cannot be stopped, and tools are no service's.
+        let ours = format!("name={}", self.project);
+        let listed = bounded(Command::new("docker").args(["ps", "-aq", "--filter", &ours]));
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        for id in listed.split_whitespace() {
+            drop(bounded(Command::new("docker").args(["rm", "--force", "--volumes", id])));
+        }
+        drop(self.compose_output(&["down", "--volumes", "--remove-orphans"]));
+        drop(std::fs::remove_dir_all(&self.permits));
+    }
+}
+
+fn row(what: &str, told: &Told, acks: &Acks) -> String {
+    let nodes: BTreeSet<&str> = acks.0.iter().map(|ack| ack.node.as_str()).collect();
+    let nodes: Vec<&str> = nodes.into_iter().collect();
+    let by = nodes.join(" and ");
+    format!("{what}: {} acknowledged by {by}, 0 lost, gap {} ms", told.acked, told.gap.as_millis())
+}
+
+async fn session(place: &Place) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    let (host, port) = place.address.rsplit_once(':').expect("host and port");
+    let mut config = tokio_postgres::Config::new();
+    config.host(host).port(port.parse().expect("a port")).user("postgres");
+    config.password(&place.password).dbname("postgres").connect_timeout(Duration::from_secs(2));
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Runs docker; panics if it fails.
+pub fn docker(arguments: &[&str]) -> String {
+    let output = bounded(Command::new("docker").args(arguments));
+    assert!(output.status.success(), "docker {arguments:?}: {}", said(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn bounded(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("it was there before");
+    let pid = i32::try_from(child.id()).expect("a process id");
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(COMMAND_LIMIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            crate::processes::send(pid, rustix::process::Signal::KILL);
+        }
+    });
+    let output = child.wait_with_output().expect("our own child");
+    drop(done);
+    output
+}
+
+fn deploy() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    here.canonicalize().expect("the repository has it")
+}
+
+/// Makes the image of the agent of the programs under test: what users get, but for the optimisation.
+/// A stand-in for the database's image is made first where that cannot be pulled.
+fn build_image(base: &str, major: u32) {
+    let prebuilt = programs::target_dir().join("image-under-test");
+    std::fs::create_dir_all(&prebuilt).expect("a directory of ours");
+    for (name, from) in [
+        ("ha-agent", programs::program("ha-agent")),
+        ("haclt", programs::program("haclt")),
+        ("ha-guard", programs::guard()),
+    ] {
+        let beside = prebuilt.join(format!(".{name}.{}", std::process::id()));
+        std::fs::copy(from, &beside).expect("a program that was built");
+        std::fs::rename(beside, prebuilt.join(name)).expect("a directory of ours");
+    }
+    let mut build = Command::new(deploy().join("build-image.sh"));
+    build.arg(major.to_string()).env("HACLT_PREBUILT", "image-under-test");
+    build.env("HACLT_AGENT_IMAGE", AGENT_IMAGE).env("HACLT_POSTGRES_IMAGE", base);
+    let built = build.stdin(Stdio::null()).output().expect("the repository's script");
+    assert!(built.status.success(), "{}", said(&built));
+}
