@@ -78,13 +78,18 @@ make_database() {
         run_sql --dbname postgres --set db="$POSTGRES_DB" <<<'create database :"db";'
 }
 
+# As in the official image, a script that may not be executed is read into this shell.
+run_script() {
+    # shellcheck disable=SC1090 # It is the user's.
+    if [[ -x $1 ]]; then "$1"; else . "$1"; fi
+}
+
 run_initial_files() {
     local file
     for file in /docker-entrypoint-initdb.d/*; do
         say "running $file"
         case $file in
-            # shellcheck disable=SC1090 # The user's file, which is run as the official image does.
-            *.sh) if [[ -x $file ]]; then "$file"; else . "$file"; fi ;;
+            *.sh) run_script "$file" ;;
             *.sql) run_sql --dbname "$POSTGRES_DB" -f "$file" ;;
             *.sql.gz) gunzip -c "$file" | run_sql --dbname "$POSTGRES_DB" ;;
             *.sql.xz) xzcat "$file" | run_sql --dbname "$POSTGRES_DB" ;;
