@@ -9,7 +9,7 @@ use clap::Parser;
 use ha_agent::config::{Config, ConfigError};
 use ha_agent::launch::{self, RunError};
 use ha_agent::preflight::{self, Checked};
-use ha_postgres::process::ProcessDriver;
+use ha_postgres::Instance;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -83,9 +83,9 @@ fn start(config: Config, checked: Option<Checked>) -> Result<(), RunError> {
         .map_err(|error| RunError::Server(format!("cannot start the runtime: {error}")))?;
     let database = match checked {
         None => None,
-        Some(Checked { process, major }) => {
-            let driver =
-                ProcessDriver::new(process).map_err(|error| RunError::Server(error.to_string()))?;
+        Some(Checked { instance, process, major }) => {
+            let driver = Instance::on_processes(instance, process)
+                .map_err(|error| RunError::Server(error.to_string()))?;
             Some((Arc::new(driver), major))
         }
     };

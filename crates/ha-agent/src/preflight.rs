@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use ha_postgres::Secret;
-use ha_postgres::process::{ProcessConfig, Role, RunAs};
+use ha_postgres::{InstanceConfig, ProcessConfig, Role, RunAs};
 
 use crate::config::{Config, PostgresSettings};
 
@@ -15,6 +15,8 @@ const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
 #[derive(Debug)]
 pub struct Checked {
     /// The driver's configuration.
+    pub instance: InstanceConfig,
+    /// Where its programs are.
     pub process: ProcessConfig,
     /// Major version of the binaries.
     pub major: u32,
@@ -56,30 +58,35 @@ pub fn check(config: &Config) -> Result<Option<Checked>, Vec<String>> {
     };
     match (superuser, replication, major) {
         (Some(superuser), Some(replication), Some(major)) if faults.is_empty() => {
-            let process = process(config, settings, superuser, replication, run_as);
-            let faults = process.faults();
-            if faults.is_empty() { Ok(Some(Checked { process, major })) } else { Err(faults) }
+            let instance = instance(config, settings, superuser, replication, run_as);
+            let (bin_dir, guard) = (settings.bin_dir.clone(), settings.guard.clone());
+            let process = ProcessConfig { bin_dir, guard };
+            let mut faults = instance.faults();
+            faults.extend(process.faults());
+            if faults.is_empty() {
+                Ok(Some(Checked { instance, process, major }))
+            } else {
+                Err(faults)
+            }
         }
         _ => Err(faults),
     }
 }
 
-fn process(
+fn instance(
     config: &Config,
     settings: &PostgresSettings,
     superuser: Secret,
     replication: Secret,
     run_as: Option<RunAs>,
-) -> ProcessConfig {
+) -> InstanceConfig {
     let any = ["0.0.0.0", "::", "*"].contains(&settings.listen.0.as_str());
     let probe_host = if any { "127.0.0.1".to_owned() } else { settings.listen.0.clone() };
-    ProcessConfig {
+    InstanceConfig {
         node: config.node.clone(),
-        bin_dir: settings.bin_dir.clone(),
         data_dir: settings.data_dir.clone(),
         permit_dir: settings.permit_dir.clone(),
         log_dir: settings.log_dir.clone(),
-        guard: settings.guard.clone(),
         listen_addresses: vec![settings.listen.0.clone()],
         port: settings.listen.1,
         probe_host,

@@ -274,6 +274,16 @@ pub trait PostgresDriver: Send + Sync + 'static {
         deadline: Instant,
     ) -> impl Future<Output = Result<(), ActionError>> + Send;
 
+    /// Kills a guard that holds the lock and does not report, and its server with it, and returns once
+    /// the lock is free. What is left is for [`PostgresDriver::kill_orphans`]. Does nothing to a guard
+    /// that reports.
+    fn kill_guard(&self, deadline: Instant)
+    -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Tells the guard to end, which it does once its server has stopped, and returns when it is gone.
+    fn stop_guard(&self, deadline: Instant)
+    -> impl Future<Output = Result<(), ActionError>> + Send;
+
     /// Reads the permit as the guard would.
     ///
     /// # Errors
@@ -509,7 +519,11 @@ pub trait PostgresDriver: Send + Sync + 'static {
     ///
     /// # Errors
     /// If a process uses it, or it is a mount point; then nothing was moved.
-    fn move_aside(&self, why: &str) -> Result<std::path::PathBuf, ActionError>;
+    fn move_aside(
+        &self,
+        why: &str,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<PathBuf, ActionError>> + Send;
 
     /// Deletes the older ones of the directories that `move_aside` and clones made beside the data
     /// directory, all but the newest `keep`, and returns them. Never touches anything else. Deleting

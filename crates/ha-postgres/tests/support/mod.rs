@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use ha_core::permit::{GuardStatus, Order, Permit, StopMode};
 use ha_core::{BootId, BootNanos, Epoch, Lsn, NodeId, WalPosition};
 use ha_postgres::driver::{GuardSeen, PostgresDriver, Probe, Synchronous, Upstream};
-use ha_postgres::{ProcessConfig, ProcessDriver, Role, RunAs, Secret};
+use ha_postgres::{Instance, InstanceConfig, ProcessConfig, Role, RunAs, Secret};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -77,6 +77,12 @@ pub(crate) fn run_as() -> Option<RunAs> {
     Some(RunAs { uid: number(2), gid: number(3) })
 }
 
+/// Returns a driver of the kind that is tested.
+pub(crate) fn driver(config: InstanceConfig) -> Instance {
+    let process = ProcessConfig { bin_dir: bin_dir(), guard: guard_binary() };
+    Instance::on_processes(config, process).unwrap()
+}
+
 pub(crate) fn soon(seconds: u64) -> Instant {
     Instant::now() + Duration::from_secs(seconds)
 }
@@ -135,7 +141,7 @@ impl Drop for Stranger {
 
 /// One node. Dropping it ends its processes and removes its directories.
 pub(crate) struct Node {
-    pub(crate) driver: ProcessDriver,
+    pub(crate) driver: Instance,
     pub(crate) name: NodeId,
     pub(crate) port: u16,
     pub(crate) dir: TempDir,
@@ -147,18 +153,16 @@ impl Node {
         Self::with(name, |_| {})
     }
 
-    pub(crate) fn with(name: &str, change: impl FnOnce(&mut ProcessConfig)) -> Self {
+    pub(crate) fn with(name: &str, change: impl FnOnce(&mut InstanceConfig)) -> Self {
         let dir = tempfile::Builder::new().prefix("ha-postgres-test-").tempdir().unwrap();
         // The server's user must get through.
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut config = ProcessConfig {
+        let mut config = InstanceConfig {
             node: name.parse().unwrap(),
-            bin_dir: bin_dir(),
             data_dir: dir.path().join("data"),
             permit_dir: dir.path().join("permit"),
             log_dir: dir.path().join("log"),
-            guard: guard_binary(),
             listen_addresses: vec!["127.0.0.1".to_owned()],
             port,
             probe_host: "127.0.0.1".to_owned(),
@@ -179,7 +183,7 @@ impl Node {
         };
         change(&mut config);
         let name = config.node.clone();
-        let driver = ProcessDriver::new(config).unwrap();
+        let driver = driver(config);
         Self { driver, name, port, dir, run: AtomicU64::new(0) }
     }
 

@@ -1,0 +1,8 @@
+//! The process driver: the contract of all drivers, and what is its own.
+
+#[path = "../contract/mod.rs"]
+mod contract;
+mod guards;
+#[path = "../support/mod.rs"]
+mod support;
+mod wal;
