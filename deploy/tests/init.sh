@@ -61,3 +61,11 @@ init --make-secrets --database /volumes/database 2>"$scratch/out"
 grep -q 'put the guard in its place' "$scratch/out" || fail "an old guard was not replaced"
 docker exec "$run_id-busy" /opt/haclt/guard/ha-guard --version | grep -q '^ha-guard ' || fail "the guard does not run"
 ok "a guard of another version is replaced, also while its volume is in use"
+
+look root 'cd /volumes; mkdir database/permits; touch database/permits/permit database/permits/guard.status; echo x >witness/store'
+init --make-secrets --database /volumes/database --permits /volumes/witness:/volumes/database/permits
+[[ $(look root 'ls /volumes/database/permits') == $'guard.status\npermit' ]] || fail "a living node's permit was removed"
+look root 'rm /volumes/witness/store'
+init --make-secrets --database /volumes/database --permits /volumes/witness:/volumes/database/permits
+[[ -z $(look root 'ls /volumes/database/permits') ]] || fail "another cluster's permit was kept for a new node"
+ok "permits of this boot go if the agent that wrote them has gone, and stay otherwise"
