@@ -18,7 +18,7 @@ fi
 
 socket=${HACLT_DOCKER_SOCKET:-/var/run/docker.sock}
 mkdir "$scratch/api"
-ours=$run_id-n1-postgres foreign=$run_id-foreign tool=haclt-tool-$run_id
+ours=$run_id-n1-postgres foreign=$run_id-foreign tool=haclt-pg-rewind-$(printf %016x $$)
 start --name "$run_id-proxy" --network none --read-only --cap-drop ALL --security-opt no-new-privileges:true \
     --env "HACLT_CONTAINERS=$run_id-n[12]-postgres" --volume "$socket:/var/run/docker.sock" \
     --volume "$scratch/api:/run/docker-api" "$image" >/dev/null
@@ -30,6 +30,8 @@ ok "the proxy runs without a network, without a capability, on a read-only file 
 for name in "$ours" "$foreign"; do
     start --name "$name" --entrypoint sleep "$postgres" 600 >/dev/null
 done
+ours_id=$(docker inspect --format '{{.Id}}' "$ours")
+foreign_id=$(docker inspect --format '{{.Id}}' "$foreign")
 
 # answer METHOD PATH [BODY] — the status code; what was said is in $scratch/answer.
 answer() {
@@ -52,7 +54,7 @@ denied() {
 allowed GET /_ping
 for path in /version /info /containers/json?all=1 "/images/$postgres/json" "/containers/$ours/json" \
     "/containers/$ours/logs?stdout=1" "/containers/$ours/archive?path=/etc/passwd" \
-    "/events?since=1&until=2"; do
+    "/containers/$ours_id/json" "/events?since=1&until=2"; do
     allowed GET "/v1.41$path"
 done
 allowed POST "/v1.41/containers/$ours/stop?t=1"
@@ -63,7 +65,14 @@ allowed POST "/v1.41/containers/$ours/restart?t=1"
 ok "what the agent asks and orders of its database's container is let through"
 
 create="/v1.41/containers/create?name=$tool"
-tool_body='{"Image":"'$postgres'","Cmd":["cat"],"Entrypoint":[],"OpenStdin":true,"StdinOnce":true,"AttachStdin":true,"AttachStdout":true,"User":"postgres","Labels":{"'${label%%=*}'":"'$run_id'"},"HostConfig":{"VolumesFrom":["'$ours'"],"NetworkMode":"none"}}'
+tool_body() {
+    cat <<JSON
+{"Image":"$postgres","Cmd":[],"Entrypoint":["cat"],"OpenStdin":true,"StdinOnce":true,"AttachStdin":true,"AttachStdout":true,
+"User":"999:999","Labels":{"${label%%=*}":"$run_id"},"HostConfig":{"VolumesFrom":["$ours"],"NetworkMode":"container:$ours_id",
+"RestartPolicy":{"Name":"no"},"PidsLimit":128,"SecurityOpt":["no-new-privileges"],"CapDrop":["ALL"]}}
+JSON
+}
+tool_body=$(tool_body | tr -d '\n')
 allowed POST "$create" "$tool_body"
 allowed POST "/v1.41/containers/$tool/start"
 # Attaching turns the connection into a stream: what goes in comes out again.
@@ -94,6 +103,7 @@ allowed GET "/v1.41/exec/$exec_id/json"
 ok "a tool is created, started, attached to as a stream, and removed; a program runs in the database's container"
 
 for request in "GET /v1.41/containers/$foreign/json" "GET /v1.41/containers/$foreign/logs?stdout=1" \
+    "POST /v1.41/containers/$foreign_id/stop" "DELETE /v1.41/containers/$foreign_id" "GET /v1.41/containers/$foreign_id/logs" \
     "POST /v1.41/containers/$foreign/stop" "POST /v1.41/containers/$foreign/kill" "DELETE /v1.41/containers/$foreign" \
     "DELETE /v1.41/containers/$ours" "POST /v1.41/containers/$ours/rename?name=x" "POST /v1.41/containers/$ours/pause" \
     "GET /v1.41/containers/$ours/archive?path=/etc/shadow" "GET /v1.41/containers/$ours/archive?path=/etc/passwd&path=/" \
@@ -111,20 +121,26 @@ ok "other containers, images, volumes, networks, builds and files are out of rea
 exec_path=/v1.41/containers/$ours/exec
 denied POST "/v1.41/containers/$foreign/exec" '{"Cmd":["true"]}'
 denied POST "$exec_path" '{"Cmd":["true"],"Privileged":true}'
-for name in other "$ours" "haclt-tool-x%2f" "$tool&name=other" "$tool;name=other"; do
+for name in other "$ours" "haclt-initdb-x%2f" haclt-tool-00 haclt-sh-00 "$tool&name=other" "$tool;name=other"; do
     denied POST "/v1.41/containers/create?name=$name" "$tool_body"
 done
 denied POST "/v1.41/containers/create?n%61me=other&name=$tool" "$tool_body"
 denied POST /v1.41/containers/create "$tool_body"
+# Each of these in a tool's container that is as it should be otherwise, beside and instead of what is there.
 for host in '"Binds":["/:/host"]' '"binds" : ["/:/host"]' '"B\u0069nds":["/:/host"]' '"Privileged":true' \
     '"Mounts":[{"Type":"bind","Source":"/","Target":"/host"}]' \
     '"Mounts":[{"Type":"volume","Target":"/x","VolumeOptions":{"DriverConfig":{"Options":{"o":"bind","device":"/","type":"none"}}}}]' \
-    '"PidMode":"host"' '"NetworkMode":"host"' '"NetworkMode":"container:'"$foreign"'"' '"CapAdd":["SYS_ADMIN"]' \
-    '"VolumesFrom":["'"$foreign"'"]' '"VolumesFrom":["'"$ours"'","'"$foreign"'"]' \
-    '"VolumesFrom":["'"$ours"'"],"volumesfrom":["'"$foreign"'"]' \
-    '"Devices":[{"PathOnHost":"/dev/vda"}]' '"SecurityOpt":["apparmor=unconfined"]' '"IpcMode":"host"'; do
-    denied POST "$create" '{"Image":"'"$postgres"'","HostConfig":{'"$host"'}}'
+    '"PidMode":"host"' '"NetworkMode":"host"' '"NetworkMode":"container:'"$foreign"'"' '"CapAdd":["SYS_ADMIN"]' '"capdrop":[]' \
+    '"CapDrop" :[]' '"VolumesFrom":["'"$foreign"'"]' '"VolumesFrom":["'"$ours"'","'"$foreign"'"]' '"volumesfrom":["'"$foreign"'"]' \
+    '"Devices":[{"PathOnHost":"/dev/vda"}]' '"SecurityOpt":["apparmor=unconfined"]' '"IpcMode":"host"' \
+    '"RestartPolicy":{"Name":"always"}'; do
+    denied POST "$create" "${tool_body%\}\}},$host}}"
+    key=${host%%:*}
+    denied POST "$create" "$(sed -E "s/,?${key//\\/\\\\}:(\[[^]]*\]|\{[^}]*\}|\"[^\"]*\")//" <<<"${tool_body%\}\}}"),$host}}"
 done
+denied POST "$create" "${tool_body/',"CapDrop":["ALL"]'/}"
+denied POST "$create" "${tool_body/'"SecurityOpt":["no-new-privileges"],'/}"
+denied POST "$create" "${tool_body%\}},\"NetworkingConfig\":{\"EndpointsConfig\":{\"bridge\":{}}}}"
 code=$(curl "${api[@]}" --output "$scratch/answer" --write-out '%{http_code}' --request POST --header 'Transfer-Encoding: chunked' \
     --header 'Content-Type: application/json' --data "$tool_body" "http://docker$create")
 [[ $code == 403 ]] || fail "a body of unknown length is let through: $code"
