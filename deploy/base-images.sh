@@ -21,7 +21,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly here
 readonly STAND_IN=io.haclt.stand-in RECIPE=io.haclt.recipe
-readonly LOCK=${TMPDIR:-/var/tmp}/haclt-base-images.lock
+readonly LOCK=${TMPDIR:-/var/tmp}/haclt-base-images.$EUID.lock
 step="looking for what is missing"
 work=""
 
@@ -105,7 +105,8 @@ debian() {
     unshare --mount debootstrap --variant=minbase --components=main "$release" \
         "$work/root" "$mirror" >"$work/log" 2>&1 || {
         local why
-        why=$(grep -m1 -E '^E: ' "$work/log" "$work/root/debootstrap/debootstrap.log" -h 2>/dev/null) || why="see its log"
+        why=$(grep -m1 -E '^E: ' "$work/log" "$work/root/debootstrap/debootstrap.log" -h 2>/dev/null) ||
+            why=$(tail -n 1 "$work/log")
         die "cannot bootstrap Debian $release: ${why#E: }"
     }
     # Testing has no archive of security updates until it is released.
