@@ -93,7 +93,8 @@ need_tools() {
 
 # Makes haclt/stand-in-debian:RELEASE, a minimal Debian, unless it is there.
 debian() {
-    local release=$1 image=haclt/stand-in-debian:$1 mirror security
+    local release=$1 image=haclt/stand-in-debian:$1 mirror security script
+    local scripts=/usr/share/debootstrap/scripts
     exists "$image" && return
     # `release` of an archive's index is a codename such as bookworm, or bookworm-security.
     mirror=$(archive '^[a-z]+$')
@@ -102,15 +103,21 @@ debian() {
     security=$(archive '-security$')
     step="bootstrapping Debian $release"
     say "$step (half a minute)"
+    # One that is older than the release has no script named after it; they are all the same today.
+    script=$scripts/$release
+    [[ -e $script ]] || script=$scripts/sid
     unshare --mount debootstrap --variant=minbase --components=main "$release" \
-        "$work/root" "$mirror" >"$work/log" 2>&1 || {
+        "$work/root" "$mirror" "$script" >"$work/log" 2>&1 || {
         local why
         why=$(grep -m1 -E '^E: ' "$work/log" "$work/root/debootstrap/debootstrap.log" -h 2>/dev/null) ||
             why=$(tail -n 1 "$work/log")
         die "cannot bootstrap Debian $release: ${why#E: }"
     }
-    # Testing has no archive of security updates until it is released.
-    if [[ -n $security && $release != forky ]]; then
+    # Testing has no archive of security updates until it is released, and a mirror's copy of it is soon
+    # older than it says it may be.
+    if [[ $release == forky ]]; then
+        echo 'Acquire::Check-Valid-Until "false";' >"$work/root/etc/apt/apt.conf.d/91haclt"
+    elif [[ -n $security ]]; then
         echo "deb $security $release-security main" >>"$work/root/etc/apt/sources.list"
     fi
     rm -rf "$work/root/var/cache/apt/archives/"*.deb "$work/root/var/lib/apt/lists/"* \
