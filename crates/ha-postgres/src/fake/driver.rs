@@ -179,6 +179,7 @@ impl PostgresDriver for FakeDriver {
                 exit: None,
                 primary_epoch: Epoch::NONE,
                 realtime: false,
+                margin: Some(server.margin),
                 reason: String::new(),
             });
         });
@@ -551,5 +552,13 @@ impl PostgresDriver for FakeDriver {
 
     fn margin(&self) -> Duration {
         self.here(|server| server.margin)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    async fn changed(&self) {
+        std::future::pending::<()>().await;
     }
 }
