@@ -36,7 +36,23 @@ pub async fn guard<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>) 
             Some(format!("its guard has been silent for {silent_ms} ms"))
         }
     };
-    database.facts().trouble("guard", line);
+    let margin = database.driver.margin();
+    let other_margin = match &seen {
+        GuardSeen::Alive(status) => status.margin.filter(|other| *other != margin),
+        GuardSeen::Absent | GuardSeen::Silent { .. } => None,
+    };
+    let other_margin = other_margin.map(|other| {
+        let [guard, ours] = [other, margin].map(ha_core::clock::millis);
+        format!(
+            "its guard has a margin of {guard} ms until its next start, configured are {ours} ms"
+        )
+    });
+    {
+        let mut facts = database.facts();
+        facts.trouble("guard", line);
+        facts.trouble("margin", other_margin);
+        facts.trouble("driver", database.driver.trouble());
+    }
     if let GuardSeen::Silent { silent_ms, last: Some(last) } = &seen
         && Duration::from_millis(*silent_ms) >= SILENT_MAX
     {

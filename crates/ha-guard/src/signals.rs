@@ -55,8 +55,9 @@ impl Signaller {
 
 /// Signals a process of the server. Returns whether the number means one.
 fn send(pid: i32, signals: &[ServerSignal], pgdata: &Path) -> bool {
-    let handle = Pid::from_raw(pid).filter(|_| pid > 1);
-    let handle = handle.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    // Process 1 is the guard itself.
+    let pid_held = if pid > 1 { Pid::from_raw(pid) } else { None };
+    let handle = pid_held.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     // Looked at while held: the number cannot mean another process any more.
     let Some(handle) = handle.filter(|_| is_server(pid, pgdata)) else { return false };
     signals.iter().all(|signal| {

@@ -53,6 +53,15 @@ impl GuardFiles {
         Self { directory, boot, starting, silent_since }
     }
 
+    pub(crate) const fn boot(&self) -> BootId {
+        self.boot
+    }
+
+    /// Reads a file of the directory.
+    pub(crate) fn read(&self, name: &str) -> io::Result<String> {
+        fs::read_to_string(self.directory.join(name))
+    }
+
     /// Reads the permit as the guard would.
     pub(crate) fn read_permit(&self) -> Result<Option<Permit>, ActionError> {
         let attempt = Attempt::new("read the permit", Instant::now());

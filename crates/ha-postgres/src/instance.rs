@@ -25,7 +25,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ha_core::ancestry::TimelineSwitch;
-use ha_core::permit::Permit;
+use ha_core::clock::millis;
+use ha_core::permit::{GuardStatus, Permit};
 use ha_core::{Lsn, NodeId, WalPosition};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout_at};
@@ -33,6 +34,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::Secret;
 use crate::attempt::Attempt;
 use crate::diverged::Diverged;
+use crate::docker::{DockerConfig, DockerRuntime, Examined};
 use crate::driver::{
     ActionError, ControlFile, DataDir, Detached, Effect, GuardSeen, PostgresDriver, Probe,
     ProbeError, Receivers, Synchronous, Upstream, UpstreamHistory,
@@ -149,7 +151,29 @@ impl Instance {
         }
         let (config, layout, files) = Self::prepared(config, &attempt)?;
         let runtime = ProcessRuntime::new(process, Arc::clone(&config), layout.clone(), files);
-        Ok(Self::assembled(config, layout, Runtime::Process(runtime)))
+        Ok(Self::assembled(config, layout, Runtime::Process(Box::new(runtime))))
+    }
+
+    /// Runs the instance in the container that was examined. Checks the configuration, makes the
+    /// directories that are ours, and watches the engine if called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`ActionError::Cannot`] with everything that is wrong with the configuration.
+    pub fn on_docker(
+        mut config: InstanceConfig,
+        docker: DockerConfig,
+        examined: Examined,
+    ) -> Result<Self, ActionError> {
+        let attempt = Attempt::new("use the PostgreSQL configuration", Instant::now());
+        config.run_as = Some(examined.run_as());
+        let faults = config.faults();
+        if !faults.is_empty() {
+            return Err(attempt.cannot(faults.join("; ")));
+        }
+        let (config, layout, files) = Self::prepared(config, &attempt)?;
+        let runtime =
+            DockerRuntime::new(docker, examined, Arc::clone(&config), layout.clone(), files);
+        Ok(Self::assembled(config, layout, Runtime::Docker(runtime)))
     }
 
     /// Makes the directories that are ours.
@@ -197,10 +221,52 @@ impl Instance {
         let lock = Arc::clone(&self.changing).lock_owned();
         let guard = timeout_at(attempt.deadline(), lock).await.map_err(|_| attempt.timed_out())?;
         self.runtime.end_leftover_tools(attempt).await?;
-        if let Some(why) = self.runtime.in_use() {
+        if let Some(why) = self.runtime.in_use().await {
             return Err(attempt.refused(why));
         }
         Ok(Arc::new(guard))
+    }
+
+    /// Refuses a guard that was told of another margin, when the agent was configured otherwise: what is
+    /// to be dead before the deadline would be killed later than the agent counts on.
+    fn expect_margin(&self, attempt: &Attempt) -> Result<(), ActionError> {
+        let GuardSeen::Alive(GuardStatus { margin: Some(margin), .. }) = self.runtime.guard_seen()
+        else {
+            return Ok(());
+        };
+        if margin >= self.config.margin {
+            return Ok(());
+        }
+        Err(attempt.cannot(format!(
+            "the guard of this run has a margin of {} ms, configured are {} ms: restart the database",
+            millis(margin),
+            millis(self.config.margin)
+        )))
+    }
+
+    /// The same for whoever only reads, which may be on the way of a failover.
+    async fn still(&self, attempt: &Attempt) -> Result<Changing, ActionError> {
+        let lock = Arc::clone(&self.changing).lock_owned();
+        let guard = timeout_at(attempt.deadline(), lock).await.map_err(|_| attempt.timed_out())?;
+        self.runtime.end_leftover_tools(attempt).await?;
+        if let Some(why) = self.runtime.in_use_by_server().await {
+            return Err(attempt.refused(why));
+        }
+        Ok(Arc::new(guard))
+    }
+
+    /// Reads files, which may wait for a disk, away from the threads that serve the lease. Past the
+    /// deadline that goes on there, unheard.
+    async fn reading<T: Send + 'static>(
+        &self,
+        attempt: &Attempt,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ActionError> {
+        match timeout_at(attempt.deadline(), tokio::task::spawn_blocking(work)).await {
+            Err(_) => Err(attempt.timed_out()),
+            Ok(Err(ended)) => Err(attempt.refused(ended)),
+            Ok(Ok(result)) => Ok(result),
+        }
     }
 
     /// Does file work that may wait for a disk, away from the threads that serve the lease. Past the
@@ -330,7 +396,9 @@ impl PostgresDriver for Instance {
     }
 
     async fn promote(&self, deadline: Instant) -> Result<WalPosition, ActionError> {
-        self.end_recovery(&Attempt::new("promote", deadline)).await
+        let attempt = Attempt::new("promote", deadline);
+        self.expect_margin(&attempt)?;
+        self.end_recovery(&attempt).await
     }
 
     async fn checkpoint(&self, deadline: Instant) -> Result<(), ActionError> {
@@ -400,7 +468,7 @@ impl PostgresDriver for Instance {
 
     async fn end_of_wal(&self, deadline: Instant) -> Result<WalPosition, ActionError> {
         let attempt = Attempt::new("find the end of WAL", deadline);
-        let _changing = self.change(&attempt).await?;
+        let _still = self.still(&attempt).await?;
         self.find_end_of_wal(&attempt).await
     }
 
@@ -450,5 +518,13 @@ impl PostgresDriver for Instance {
 
     fn margin(&self) -> Duration {
         self.config.margin
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.runtime.trouble()
+    }
+
+    async fn changed(&self) {
+        self.runtime.changed().await;
     }
 }

@@ -3,6 +3,7 @@
 mod attempt;
 mod control_file;
 pub mod diverged;
+pub mod docker;
 pub mod driver;
 pub mod fake;
 mod guard_files;
@@ -17,6 +18,7 @@ mod tool;
 pub mod wal;
 mod wire;
 
+pub use docker::{DockerConfig, Examined};
 pub use instance::{Instance, InstanceConfig, Role, RunAs};
 pub use process::ProcessConfig;
 pub use secret::Secret;

@@ -5,14 +5,19 @@ mod local;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::attempt::{Attempt, one_line};
+use crate::docker::Shared;
 use crate::driver::{ActionError, Effect};
 
 pub(crate) use local::{DATA_DIR_MARK, Local, STARTED_BY_MARK, started_by};
+
+/// The shell, for several runs of a tool at once: in a container each costs half a second.
+pub(crate) const SHELL: &str = "sh";
 
 /// Where a longer line of a program is cut.
 pub(crate) const LINE_BYTES_MAX: usize = 16 << 10;
@@ -23,6 +28,8 @@ const LINES_KEPT_MAX: usize = 4096;
 pub(crate) enum Programs<'a> {
     /// As processes of this machine.
     Local(Local<'a>),
+    /// In containers.
+    Docker(&'a Arc<Shared>),
 }
 
 /// One run of a program.
@@ -32,16 +39,8 @@ pub(crate) struct Tool<'a> {
     args: Vec<OsString>,
     env: Vec<(&'static str, OsString)>,
     stdin: Vec<u8>,
-    keep: Keep,
     on_line: Option<&'a (dyn Fn(&str) -> bool + Send + Sync)>,
     on_answer: Option<&'a (dyn Fn(&str) + Send + Sync)>,
-}
-
-/// How much of the standard output is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keep {
-    All,
-    Last,
 }
 
 /// What a program that succeeded wrote.
@@ -81,8 +80,8 @@ impl ToolError {
 impl<'a> Tool<'a> {
     pub(crate) fn new(name: &'static str, programs: Programs<'a>) -> Self {
         let (args, env, stdin) = (Vec::new(), Vec::new(), Vec::new());
-        let (keep, on_line, on_answer) = (Keep::All, None, None);
-        Self { name, programs, args, env, stdin, keep, on_line, on_answer }
+        let (on_line, on_answer) = (None, None);
+        Self { name, programs, args, env, stdin, on_line, on_answer }
     }
 
     pub(crate) fn args<T: Into<OsString>>(mut self, args: impl IntoIterator<Item = T>) -> Self {
@@ -104,12 +103,6 @@ impl<'a> Tool<'a> {
         self
     }
 
-    /// Keeps only the last line of standard output.
-    pub(crate) fn keep_last(mut self) -> Self {
-        self.keep = Keep::Last;
-        self
-    }
-
     /// Shows each line of standard error to `on_line`; what it returns true for is not logged.
     pub(crate) fn on_line(mut self, on_line: &'a (dyn Fn(&str) -> bool + Send + Sync)) -> Self {
         self.on_line = Some(on_line);
@@ -127,16 +120,30 @@ impl<'a> Tool<'a> {
     pub(crate) async fn run(self, deadline: Instant) -> Result<Output, ToolError> {
         match self.programs {
             Programs::Local(local) => local.run(&self, deadline).await,
+            Programs::Docker(shared) => shared.run_tool(&self, deadline).await,
         }
     }
 
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) fn arguments(&self) -> &[OsString] {
+        &self.args
+    }
+
+    pub(crate) fn environment(&self) -> &[(&'static str, OsString)] {
+        &self.env
+    }
+
+    pub(crate) fn standard_input(&self) -> &[u8] {
+        &self.stdin
+    }
+
     /// Takes in a line of standard output.
-    fn answered(&self, line: &str, lines: &mut Vec<String>) {
+    pub(crate) fn answered(&self, line: &str, lines: &mut Vec<String>) {
         if let Some(on_answer) = self.on_answer {
             return on_answer(line);
-        }
-        if self.keep == Keep::Last {
-            lines.clear();
         }
         if lines.len() < LINES_KEPT_MAX {
             lines.push(line.to_owned());
@@ -144,7 +151,7 @@ impl<'a> Tool<'a> {
     }
 
     /// Takes in a line of standard error.
-    fn complained(&self, line: &str, errors: &mut Vec<String>) {
+    pub(crate) fn complained(&self, line: &str, errors: &mut Vec<String>) {
         if self.on_line.is_some_and(|on_line| on_line(line)) {
             return;
         }
@@ -155,7 +162,7 @@ impl<'a> Tool<'a> {
         errors.push(line.to_owned());
     }
 
-    fn failed(&self, how: impl fmt::Display, errors: Vec<String>) -> ToolError {
+    pub(crate) fn failed(&self, how: impl fmt::Display, errors: Vec<String>) -> ToolError {
         let why = last_error(&errors).unwrap_or_else(|| how.to_string());
         ToolError::Failed { tool: self.name, why, errors }
     }
@@ -163,10 +170,10 @@ impl<'a> Tool<'a> {
 
 /// Puts lines together from what a program wrote; a line longer than the limit is cut.
 #[derive(Debug, Default)]
-struct Lines(Vec<u8>);
+pub(crate) struct Lines(Vec<u8>);
 
 impl Lines {
-    fn take(&mut self, chunk: &[u8], mut sink: impl FnMut(&str)) {
+    pub(crate) fn take(&mut self, chunk: &[u8], mut sink: impl FnMut(&str)) {
         for byte in chunk {
             match byte {
                 b'\n' | b'\r' => self.end(&mut sink),
@@ -176,7 +183,7 @@ impl Lines {
         }
     }
 
-    fn end(&mut self, mut sink: impl FnMut(&str)) {
+    pub(crate) fn end(&mut self, mut sink: impl FnMut(&str)) {
         if !self.0.is_empty() {
             sink(&String::from_utf8_lossy(&self.0));
             self.0.clear();

@@ -105,7 +105,7 @@ impl Instance {
             if let Some(pid) = look.receiver {
                 young |= look.young;
                 if ended.is_none_or(|(last, at)| last != pid || at.elapsed() >= SIGNAL_EVERY) {
-                    self.runtime.signal_server(pid, &[Signal::TERM, Signal::CONT]);
+                    self.runtime.signal_server(pid, &[Signal::TERM, Signal::CONT]).await;
                     ended = Some((pid, Instant::now()));
                 }
             } else if look.conninfo.is_empty() {

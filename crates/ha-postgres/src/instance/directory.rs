@@ -5,16 +5,17 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ha_core::TimelineId;
 use ha_core::ancestry::TimelineSwitch;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::{Instance, InstanceConfig, RunAs};
 use crate::attempt::Attempt;
-use crate::control_file::ControlData;
+use crate::control_file::{self, ControlData, NativeError};
 use crate::driver::{ActionError, DataDir, Effect, HalfMade};
 use crate::history::{history_file_name, parse_history};
 
@@ -30,6 +31,11 @@ pub(crate) struct Layout {
     /// Pass file and sockets; belongs to the server's user.
     pub(super) run_dir: PathBuf,
 }
+
+/// How often a control file that looks damaged is read again, and after what pause: its server writes
+/// it in one go.
+const CONTROL_TRIES: u32 = 5;
+const CONTROL_PAUSE: Duration = Duration::from_millis(2);
 
 /// Kinds of half-made directories, as written into the mark.
 const HALF_MADE: [(HalfMade, &str); 3] =
@@ -320,6 +326,30 @@ pub(super) fn history_of(
     parse_history(&text)
 }
 
+/// Returns whether the server's user owns a file and its directory, and may open them.
+fn opens_for(path: &Path, owner: Option<RunAs>) -> bool {
+    let Some(RunAs { uid, .. }) = owner else { return true };
+    let allows = |path: Option<&Path>, bits: u32| {
+        let found = path.and_then(|path| fs::metadata(path).ok());
+        found.is_some_and(|found| found.uid() == uid && found.mode() & bits == bits)
+    };
+    allows(path.parent(), 0o500) && allows(Some(path), 0o400)
+}
+
+/// Reads the control file again while it looks damaged: a server may be just writing it.
+fn read_whole(path: &Path) -> Result<ControlData, NativeError> {
+    let mut tries = 0;
+    loop {
+        match control_file::read(path) {
+            Err(NativeError::Checksum) if tries < CONTROL_TRIES => {
+                tries += 1;
+                std::thread::sleep(CONTROL_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
 /// What is at the path of the data directory, before asking `pg_controldata`.
 enum Glance {
     Is(DataDir),
@@ -366,8 +396,20 @@ impl Instance {
         }
     }
 
-    /// Runs `pg_controldata`.
+    /// Reads the control file. What we cannot read is left to `pg_controldata`, which knows its own
+    /// version and has the last word on damage.
     pub(super) async fn read_control(&self, attempt: &Attempt) -> Result<ControlData, ActionError> {
+        let (path, run_as) = (self.layout.in_data("global/pg_control"), self.config.run_as);
+        let read = self.reading(attempt, move || {
+            // What we may read as root the server may not: then the tool says so, under its user.
+            if opens_for(&path, run_as) { read_whole(&path).map(Some) } else { Ok(None) }
+        });
+        match read.await? {
+            Ok(Some(data)) => return Ok(data),
+            Ok(None) => {}
+            Err(error @ NativeError::Read { .. }) => return Err(attempt.cannot(error)),
+            Err(error) => debug!(%error, "the control file is left to pg_controldata"),
+        }
         let tool = self.tool("pg_controldata").args([&self.layout.data_dir]);
         let output = tool
             .run(attempt.deadline())

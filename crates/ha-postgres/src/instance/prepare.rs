@@ -17,7 +17,13 @@ use crate::attempt::Attempt;
 use crate::control_file::ControlData;
 use crate::driver::{ActionError, Effect, GuardSeen, Upstream};
 use crate::sql;
+use crate::tool::SHELL;
 use crate::wire::WireError;
+
+/// Prints `name=value` of each setting as the server would start with it.
+const READ_SETTINGS: &str = "\
+d=$1 c=$2; shift 2; \
+for n; do v=$(postgres -C \"$n\" -D \"$d\" -c \"$c\") || exit; echo \"$n=$v\"; done";
 
 /// How often a running standby is asked whether it has read its new configuration.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -100,7 +106,8 @@ impl Instance {
                 remove_file(&signal)
             }
         });
-        done.await
+        done.await?;
+        self.runtime.write_launch().map_err(|why| attempt.failed(why, Effect::Unknown))
     }
 
     async fn write_settings(
@@ -131,21 +138,19 @@ impl Instance {
         control: &ControlData,
         attempt: &Attempt,
     ) -> Result<BTreeMap<&'static str, u64>, ActionError> {
-        let mut raised = BTreeMap::new();
-        for (name, lowest) in &control.lowest {
-            let data_dir = self.layout.data_dir.display().to_string();
-            let file = settings::config_file_arg(&self.layout.data_dir);
-            let tool = self.tool("postgres").args(["-C", *name, "-D", &data_dir, "-c", &file]);
-            let output = tool
-                .run(attempt.deadline())
-                .await
-                .map_err(|error| error.during(attempt, Effect::None))?;
-            let value = output.lines.last().and_then(|line| line.trim().parse::<u64>().ok());
-            if value.is_none_or(|value| value < *lowest) {
-                raised.insert(*name, *lowest);
-            }
-        }
-        Ok(raised)
+        let data_dir = self.layout.data_dir.display().to_string();
+        let file = settings::config_file_arg(&self.layout.data_dir);
+        let tool = self.tool(SHELL).args(["-c", READ_SETTINGS, "sh", &data_dir, &file]);
+        let output = tool.args(control.lowest.keys().copied()).run(attempt.deadline()).await;
+        let output = output.map_err(|error| error.during(attempt, Effect::None))?;
+        let value = |name: &str| {
+            let of = |line: &&String| line.split_once('=').is_some_and(|(of, _)| of == name);
+            let line = output.lines.iter().rev().find(of)?;
+            line.split_once('=')?.1.trim().parse::<u64>().ok()
+        };
+        let too_low = |(name, lowest): &(&&str, &u64)| value(name).is_none_or(|is| is < **lowest);
+        let raised = control.lowest.iter().filter(too_low);
+        Ok(raised.map(|(name, lowest)| (*name, *lowest)).collect())
     }
 
     /// Points a running standby at another upstream: new file, SIGHUP, and the proof that it was read.
@@ -249,7 +254,7 @@ impl Instance {
         // A server that is starting accepts no session, but takes the signal.
         if let GuardSeen::Alive(status) = self.runtime.guard_seen()
             && let Some(pid) = status.postmaster
-            && self.runtime.signal_server(pid, &[Signal::HUP])
+            && self.runtime.signal_server(pid, &[Signal::HUP]).await
         {
             return Ok(());
         }

@@ -185,7 +185,7 @@ impl Instance {
                         .await
                         .map_err(unknown)?;
                     // A frozen one would end only when it is thawed, and is a danger until then.
-                    self.runtime.signal_server(*pid, &[Signal::CONT]);
+                    self.runtime.signal_server(*pid, &[Signal::CONT]).await;
                 }
                 patient_until = Instant::now() + SENDER_PATIENCE;
             }

@@ -1,6 +1,6 @@
 //! Tools as processes of this machine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
-use super::{Lines, Output, Tool, ToolError};
+use super::{Lines, Output, SHELL, Tool, ToolError};
 use crate::instance::RunAs;
 
 /// Environment variable that marks our tools with the data directory they work on, so that a later
@@ -31,9 +31,12 @@ pub(crate) struct Local<'a> {
 }
 
 impl Local<'_> {
+    fn program(&self, tool: &Tool<'_>) -> PathBuf {
+        if tool.name == SHELL { PathBuf::from("/bin/sh") } else { self.bin_dir.join(tool.name) }
+    }
+
     fn command(&self, tool: &Tool<'_>) -> Command {
-        let program = self.bin_dir.join(tool.name);
-        let mut command = Command::new(program);
+        let mut command = Command::new(self.program(tool));
         command.args(&tool.args).env_clear().current_dir("/").process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Nothing of PGHOST and its like: what the tool does is what its arguments say.
@@ -41,6 +44,10 @@ impl Local<'_> {
             if let Some(value) = std::env::var_os(kept) {
                 command.env(kept, value);
             }
+        }
+        if tool.name == SHELL {
+            // What a script names is what tools are.
+            command.env("PATH", self.bin_dir);
         }
         command.env("LC_ALL", "C").env("PGCONNECT_TIMEOUT", "5");
         command.env(DATA_DIR_MARK, self.work_dir).env(STARTED_BY_MARK, started_by());
@@ -58,7 +65,7 @@ impl Local<'_> {
         deadline: Instant,
     ) -> Result<Output, ToolError> {
         let mut child = self.command(tool).spawn().map_err(|error| ToolError::Start {
-            program: self.bin_dir.join(tool.name).display().to_string(),
+            program: self.program(tool).display().to_string(),
             error: error.to_string(),
         })?;
         // Declared after the child, so dropped before it: the group dies before its id can be free.
@@ -169,8 +176,8 @@ mod tests {
         assert_eq!(failed.to_string(), "sh: no such thing");
         let failed = shell("exit 3").run(soon()).await.unwrap_err();
         assert_eq!(failed.to_string(), "sh: exit status: 3");
-        let output = shell("echo one; echo two").keep_last().run(soon()).await.unwrap();
-        assert_eq!(output.lines, ["two"]);
+        let output = shell("echo one; echo two").run(soon()).await.unwrap();
+        assert_eq!(output.lines, ["one", "two"]);
     }
 
     #[tokio::test]

@@ -1,12 +1,10 @@
 //! What is on disk: named rightly, changed in whole steps only, never deleted.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Stdio;
 
-use crate::support::{Node, bin_dir, soon, until};
+use crate::support::{LeftBehind, Node, driver, soon, until};
 use ha_core::permit::StopMode;
-use ha_postgres::driver::{ActionError, DataDir, HalfMade, PostgresDriver};
-use tokio::process::Command;
+use ha_postgres::driver::{ActionError, ControlState, DataDir, HalfMade, PostgresDriver};
 
 #[tokio::test]
 async fn missing_empty_unreadable_and_half_made_are_four_different_answers() {
@@ -48,6 +46,43 @@ async fn missing_empty_unreadable_and_half_made_are_four_different_answers() {
     assert!(matches!(damaged, DataDir::Unreadable(_)), "{damaged:?}");
     let refused = node.driver.end_of_wal(soon(5)).await;
     assert!(refused.is_err(), "{refused:?}");
+}
+
+/// Reads a field of what `pg_controldata` prints.
+fn field<T: std::str::FromStr>(text: &str, label: &str) -> T {
+    let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = fields.find(|(name, _)| *name == label).expect(label);
+    value.trim().parse().ok().expect(label)
+}
+
+#[tokio::test]
+async fn what_is_read_of_the_control_file_is_what_pg_controldata_says() {
+    let n1 = Node::new_primary("n1").await;
+    let n2 = Node::new_standby("n2", &n1).await;
+    n1.sql("CREATE TABLE t AS SELECT generate_series(1, 1000)");
+    n1.driver.checkpoint(soon(20)).await.unwrap();
+    n2.catches_up_with(&n1).await;
+    n2.driver.checkpoint(soon(20)).await.unwrap();
+    n1.crash().await;
+    n2.stop(StopMode::Fast).await;
+    for (node, state) in
+        [(&n1, ControlState::InProduction), (&n2, ControlState::ShutDownInRecovery)]
+    {
+        let seen = node.driver.inspect(soon(5)).await;
+        let DataDir::Present(control) = seen else { panic!("{seen:?}") };
+        let said = node.tool("pg_controldata", &[node.data().to_str().unwrap()]);
+        assert_eq!(control.state, state);
+        assert_eq!(control.system_identifier, field::<u64>(&said, "Database system identifier"));
+        assert_eq!(control.checkpoint.lsn, field(&said, "Latest checkpoint location"));
+        let timeline = control.checkpoint.timeline.0;
+        assert_eq!(timeline, field::<u32>(&said, "Latest checkpoint's TimeLineID"));
+        assert_eq!(control.redo, field(&said, "Latest checkpoint's REDO location"));
+        let min_recovery = control.min_recovery_end;
+        assert_eq!(min_recovery.lsn, field(&said, "Minimum recovery ending location"));
+        let timeline = min_recovery.timeline.0;
+        assert_eq!(timeline, field::<u32>(&said, "Min recovery ending loc's timeline"));
+        assert_eq!(control.checksums, field::<u32>(&said, "Data page checksum version") != 0);
+    }
 }
 
 #[tokio::test]
@@ -104,16 +139,11 @@ async fn a_clone_that_was_cut_off_leaves_the_old_data_and_the_next_one_succeeds(
     assert_eq!(n2.driver.inspect(soon(5)).await, before);
 
     // A tool that an agent before us left behind goes too.
-    let mut orphan = Command::new(bin_dir().join("pg_receivewal"))
-        .args(["--dbname", &format!("host=127.0.0.1 port={} user=x", n2.port), "-D", "/tmp"])
-        .env("HACLT_DATA_DIR", n2.data())
-        .env("HACLT_STARTED_BY", "1:1")
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    n2.driver.clone_from(&upstream, &|_, _| {}, soon(60)).await.unwrap();
-    assert!(!orphan.wait().await.unwrap().success());
+    let nowhere = format!("host=127.0.0.1 port={} user=x", n2.port);
+    let left = LeftBehind::start(&n2, "pg_receivewal", &["--dbname", &nowhere, "-D", "/tmp"]);
+    let later = driver(n2.driver.config().clone());
+    later.clone_from(&upstream, &|_, _| {}, soon(60)).await.unwrap();
+    left.ends().await;
     assert!(!cloning.exists());
     assert!(n2.dir.path().join("data.aside-0001-reclone/PG_VERSION").exists());
     n2.start().await;

@@ -5,17 +5,16 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{Node, bin_dir, run_as, soon, until};
+use crate::kind::DOCKER;
+use crate::support::{LeftBehind, Node, driver, engine, run_as, soon, until};
 use ha_core::permit::StopMode;
 use ha_core::{TimelineId, WalPosition};
 use ha_postgres::InstanceConfig;
 use ha_postgres::diverged::{Diverged, DivergedTransaction};
 use ha_postgres::driver::{ActionError, DataDir, HalfMade, PostgresDriver, missing_wal};
-use rustix::process::Signal;
-use tokio::process::Command;
+use rustix::process::{Pid, Signal, kill_process};
 
 const NOW: &str = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', \
                    'YYYY-MM-DD HH24:MI:SS.US') || ' UTC'";
@@ -244,8 +243,17 @@ async fn over_two_promotions_of_the_others_and_of_its_own() {
     follows(&n1, &n3).await;
 }
 
+fn kill(pid: i32) {
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
 /// Finds the tool at work on the directory.
 fn tool_on(data_dir: &Path, name: &str) -> Option<i32> {
+    if DOCKER {
+        let container = engine::tools_on(data_dir, name).pop()?;
+        let pid = engine::try_docker(&["inspect", "--format", "{{.State.Pid}}", &container]);
+        return pid.ok()?.parse().ok().filter(|pid| *pid != 0);
+    }
     let marked = format!("HACLT_DATA_DIR={}", data_dir.display());
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -278,7 +286,7 @@ async fn a_rewind_killed_again_and_again_ends_as_a_standby_or_asks_for_a_clone()
     for bytes in [0, 4 << 20, 100 << 20, 200 << 20] {
         let (data, rewinding) = (n1.data(), n1.driver.rewind(&upstream, soon(120)));
         let killing = async {
-            Node::signal(tool_that_wrote(data, "pg_rewind", bytes).await, Signal::KILL);
+            kill(tool_that_wrote(data, "pg_rewind", bytes).await);
             std::future::pending::<()>().await;
         };
         let ended = tokio::select! {
@@ -418,7 +426,7 @@ async fn a_clone_that_dies_in_any_way_leaves_the_old_data_and_the_next_one_succe
     // pg_basebackup is killed.
     let (data, copying) = (n2.data(), n2.driver.clone_from(&upstream, &|_, _| {}, soon(60)));
     let killing = async {
-        Node::signal(tool_that_wrote(data, "pg_basebackup", 20 << 20).await, Signal::KILL);
+        kill(tool_that_wrote(data, "pg_basebackup", 20 << 20).await);
     };
     let (ended, ()) = tokio::join!(copying, killing);
     assert!(matches!(ended, Err(ActionError::Failed { .. })), "{ended:?}");
@@ -440,19 +448,17 @@ async fn a_clone_that_dies_in_any_way_leaves_the_old_data_and_the_next_one_succe
 
     // The agent is killed, and its pg_basebackup goes on.
     std::fs::remove_dir_all(&cloning).unwrap();
-    let mut left = Command::new(bin_dir().join("pg_basebackup"));
     if let Some(user) = run_as() {
-        left.uid(user.uid).gid(user.gid);
         std::os::unix::fs::chown(n2.dir.path(), Some(user.uid), None).unwrap();
     }
-    left.args(["--checkpoint=fast", "--max-rate=1M", "--pgdata"]).arg(&cloning);
-    left.args(["-h", "127.0.0.1", "-p", &n1.port.to_string(), "-U", "haclt_replication"]);
-    left.env("PGPASSWORD", crate::support::REPLICATION_PASSWORD).env("HACLT_DATA_DIR", n2.data());
-    left.env("HACLT_STARTED_BY", "1:1").current_dir("/").stderr(Stdio::null()).kill_on_drop(true);
-    let mut left = left.spawn().unwrap();
+    let (place, port) = (format!("--pgdata={}", cloning.display()), n1.port.to_string());
+    let args = ["--checkpoint=fast", "--max-rate=1M", &place, "-h", "127.0.0.1", "-p", &port];
+    let args = [&args[..], &["-U", "haclt_replication"]].concat();
+    let left = LeftBehind::start(&n2, "pg_basebackup", &args);
     until("it copies", async || cloning.join("base").exists().then_some(())).await;
-    n2.driver.clone_from(&upstream, &|_, _| {}, soon(60)).await.unwrap();
-    assert!(!left.wait().await.unwrap().success());
+    let later = driver(n2.driver.config().clone());
+    later.clone_from(&upstream, &|_, _| {}, soon(60)).await.unwrap();
+    left.ends().await;
     assert!(aside(&n2).len() == 1 && aside(&n2)[0].join("PG_VERSION").exists());
 
     // Killed between putting it in place and configuring it: a copy that would start as a primary.

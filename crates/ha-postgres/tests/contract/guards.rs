@@ -1,5 +1,6 @@
 //! The guard as the driver sees it: absent, reporting, frozen; and what runs although none does.
 
+use crate::kind::DOCKER;
 use crate::support::{Node, boot_id, soon, until};
 use ha_core::permit::{Order, PERMIT_FILE, Permit, RunState};
 use ha_core::{BootId, Epoch};
@@ -16,7 +17,7 @@ async fn is_absent_then_alive_then_silent_then_alive_again() {
     two.unwrap();
     let status = node.status().unwrap();
     assert_eq!(status.state, RunState::Idle);
-    Node::signal(status.guard_pid, Signal::STOP);
+    node.signal(status.guard_pid, Signal::STOP);
     let silent = until("it is silent", async || match node.driver.guard() {
         GuardSeen::Silent { silent_ms, last } => Some((silent_ms, last)),
         GuardSeen::Alive(_) | GuardSeen::Absent => None,
@@ -27,13 +28,13 @@ async fn is_absent_then_alive_then_silent_then_alive_again() {
     assert!(refused.is_err(), "{refused:?}");
     let refused = node.driver.kill_orphans(soon(1)).await;
     assert!(matches!(refused, Err(ActionError::Cannot { .. })), "{refused:?}");
-    Node::signal(status.guard_pid, Signal::CONT);
+    node.signal(status.guard_pid, Signal::CONT);
     until("it reports", async || matches!(node.driver.guard(), GuardSeen::Alive(_)).then_some(()))
         .await;
-    Node::signal(status.guard_pid, Signal::KILL);
+    node.signal(status.guard_pid, Signal::KILL);
     until("it is noticed", async || (node.driver.guard() == GuardSeen::Absent).then_some(())).await;
     node.driver.ensure_guard(soon(10)).await.unwrap();
-    assert_ne!(node.status().unwrap().guard_pid, status.guard_pid);
+    assert!(node.status().unwrap().heartbeat > status.heartbeat);
 }
 
 #[tokio::test]
@@ -82,10 +83,13 @@ async fn orphans_of_a_killed_guard_are_killed_and_nothing_else_is() {
     let mut bystander =
         std::process::Command::new("sleep").arg("600").current_dir(node.data()).spawn().unwrap();
     let status = node.status().unwrap();
-    Node::signal(status.guard_pid, Signal::KILL);
+    node.signal(status.guard_pid, Signal::KILL);
     until("it is gone", async || (node.driver.guard() == GuardSeen::Absent).then_some(())).await;
-    let refused = node.driver.move_aside("x", soon(5)).await;
-    assert!(refused.is_err(), "{refused:?}");
+    // With a container's first process all others end.
+    if !DOCKER {
+        let refused = node.driver.move_aside("x", soon(5)).await;
+        assert!(refused.is_err(), "{refused:?}");
+    }
     node.driver.kill_orphans(soon(5)).await.unwrap();
     assert_eq!(bystander.try_wait().unwrap(), None);
     bystander.kill().unwrap();

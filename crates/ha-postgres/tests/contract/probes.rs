@@ -15,7 +15,7 @@ use tokio::time::Instant;
 #[tokio::test]
 async fn a_frozen_postmaster_gives_no_answer_although_its_port_still_listens() {
     let node = Node::new_primary("n1").await;
-    Node::signal(node.postmaster(), Signal::STOP);
+    node.signal(node.postmaster(), Signal::STOP);
     let began = Instant::now();
     let limit = Duration::from_millis(300);
     let seen = node.driver.probe(Instant::now() + limit).await;
@@ -23,7 +23,7 @@ async fn a_frozen_postmaster_gives_no_answer_although_its_port_still_listens() {
     assert!(began.elapsed() < limit * 3, "{:?}", began.elapsed());
     let seen = node.driver.probe_write(Instant::now() + limit).await;
     assert!(matches!(seen, Err(ProbeError::TimedOut { .. })), "{seen:?}");
-    Node::signal(node.postmaster(), Signal::CONT);
+    node.signal(node.postmaster(), Signal::CONT);
     node.driver.probe_write(soon(10)).await.unwrap();
 }
 

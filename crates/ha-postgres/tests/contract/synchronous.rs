@@ -216,14 +216,14 @@ async fn the_barrier_does_not_trust_a_setting_that_the_checkpointer_has_not_read
     let mut session = Session::open(&n1);
     let ask = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'";
     let checkpointer: i32 = n1.sql(ask).parse().unwrap();
-    Node::signal(checkpointer, Signal::STOP);
+    n1.signal(checkpointer, Signal::STOP);
     let limit = Instant::now() + Duration::from_millis(700);
     let early = n1.driver.settle_synchronous(&any(&["n2"]), limit).await;
     // Live in every new session, and yet nothing waits.
     let seen = receivers(&n1).await;
     session.commit(1);
     session.ends_with("committed");
-    Node::signal(checkpointer, Signal::CONT);
+    n1.signal(checkpointer, Signal::CONT);
     assert!(matches!(early, Err(ActionError::TimedOut { .. })), "{early:?}");
     assert_eq!(seen.setting, Synchronous::Closed.setting());
     n1.driver.settle_synchronous(&any(&["n2"]), soon(10)).await.unwrap();
@@ -241,7 +241,7 @@ async fn a_frozen_walsender_is_ended_by_the_barrier() {
         receivers(&n1).await.rows.into_iter().find(|row| row.priority > 0)
     })
     .await;
-    Node::signal(sender.pid, Signal::STOP);
+    n1.signal(sender.pid, Signal::STOP);
     let began = Instant::now();
     n1.driver.settle_synchronous(&any(&["n3"]), soon(10)).await.unwrap();
     eprintln!("barrier with a frozen walsender: {:?}", began.elapsed());

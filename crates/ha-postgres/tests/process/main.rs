@@ -6,3 +6,8 @@ mod guards;
 #[path = "../support/mod.rs"]
 mod support;
 mod wal;
+
+mod kind {
+    /// Which driver is tested.
+    pub(crate) const DOCKER: bool = false;
+}

@@ -17,7 +17,7 @@ use ha_postgres::wal::receiver::{ReceiveError, Receiver, ReceiverConfig, tools};
 use ha_postgres::wal::scan::{end_of_records, read_header};
 use ha_postgres::wal::store::WalStore;
 use ha_postgres::{Role, Secret};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -262,7 +262,7 @@ async fn a_receiver_is_killed_at_any_time_and_goes_on() {
         } else {
             let pids = n3.pids();
             assert_eq!(pids.len(), 1, "{pids:?}");
-            Node::signal(pids[0], Signal::KILL);
+            kill_process(Pid::from_raw(pids[0]).unwrap(), Signal::KILL).unwrap();
             let mut receiving = receiving;
             let error = (&mut receiving.0).await.unwrap();
             assert!(matches!(error, ReceiveError::Ended(_)), "{error}");
