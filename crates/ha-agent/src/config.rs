@@ -94,11 +94,35 @@ pub struct DivergedSettings {
     pub bytes_max: u64,
 }
 
+/// What PostgreSQL's programs run in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DriverSettings {
+    /// Processes of this machine.
+    Process {
+        /// Where `postgres`, `pg_ctl` and the tools are.
+        bin_dir: PathBuf,
+        /// The guard's program.
+        guard: PathBuf,
+        /// The system user that runs the server when the agent is root.
+        run_as: String,
+    },
+    /// Containers.
+    Docker {
+        /// Name or id of the Postgres container.
+        container: String,
+        /// The engine's socket.
+        socket: String,
+    },
+}
+
+/// Where an engine listens if nothing else is said.
+const DOCKER_SOCKET: &str = "unix:///var/run/docker.sock";
+
 /// The `[postgres]` section.
 #[derive(Debug, Clone)]
 pub struct PostgresSettings {
-    /// Where `postgres`, `pg_ctl` and the tools are.
-    pub bin_dir: PathBuf,
+    /// What its programs run in.
+    pub driver: DriverSettings,
     /// PGDATA.
     pub data_dir: PathBuf,
     /// Where the server listens, host and port.
@@ -113,14 +137,10 @@ pub struct PostgresSettings {
     pub replication_user: String,
     /// File with its password.
     pub replication_password_file: PathBuf,
-    /// The guard's program.
-    pub guard: PathBuf,
     /// Directory shared with the guard: on tmpfs, or an idle cluster writes to a disk.
     pub permit_dir: PathBuf,
     /// Where server and guard log.
     pub log_dir: PathBuf,
-    /// The system user that runs the server when the agent is root.
-    pub run_as: String,
     /// What happens to a diverged database.
     pub rejoin: Rejoin,
     /// Whether this node may become primary.
@@ -367,12 +387,7 @@ fn policy(r: &mut Reader) -> Policy {
 }
 
 fn postgres(r: &mut Reader, data_dir: &Path, cluster: &str, node: &NodeId) -> PostgresSettings {
-    match r.text("postgres.driver").as_deref() {
-        None | Some("process") => {}
-        Some("docker") => r.fault("postgres.driver: \"docker\" is not available in this version"),
-        Some(other) => r.fault(format!("postgres.driver: {other:?} is unknown")),
-    }
-    let bin_dir = absolute(r, "postgres.bin_dir", None);
+    let driver = driver(r);
     let pgdata = absolute(r, "postgres.data_dir", None);
     if !pgdata.as_os_str().is_empty() && data_dir.starts_with(&pgdata) {
         r.fault(format!(
@@ -419,7 +434,7 @@ fn postgres(r: &mut Reader, data_dir: &Path, cluster: &str, node: &NodeId) -> Po
     let priority = r.number("postgres.priority").unwrap_or(0);
     let default_permits = PathBuf::from(format!("/run/haclt/{cluster}-{node}"));
     PostgresSettings {
-        bin_dir,
+        driver,
         data_dir: pgdata,
         listen,
         advertise,
@@ -429,10 +444,8 @@ fn postgres(r: &mut Reader, data_dir: &Path, cluster: &str, node: &NodeId) -> Po
             .text("postgres.replication_user")
             .unwrap_or_else(|| "haclt_replication".to_owned()),
         replication_password_file: absolute(r, "postgres.replication_password_file", None),
-        guard: absolute(r, "postgres.guard", Some("/usr/lib/haclt/ha-guard".into())),
         permit_dir: absolute(r, "postgres.permit_dir", Some(default_permits)),
         log_dir: absolute(r, "postgres.log_dir", Some(data_dir.join("log"))),
-        run_as: r.text("postgres.run_as").unwrap_or_else(|| "postgres".to_owned()),
         rejoin,
         promotable: r.flag("postgres.promotable").unwrap_or(true),
         priority: i32::try_from(priority).unwrap_or_else(|_| {
@@ -443,6 +456,43 @@ fn postgres(r: &mut Reader, data_dir: &Path, cluster: &str, node: &NodeId) -> Po
         parameters,
         hba: r.texts("postgres.hba").unwrap_or_default(),
         fast_stop: r.duration("postgres.fast_stop").unwrap_or(Duration::from_secs(30)),
+    }
+}
+
+fn driver(r: &mut Reader) -> DriverSettings {
+    let kind = r.text("postgres.driver").unwrap_or_else(|| "process".to_owned());
+    let not_with = |r: &mut Reader, keys: &[&str], why: &str| {
+        for key in keys {
+            if r.text(key).is_some() {
+                r.fault(format!("{key}: not with driver {kind:?}: {why}"));
+            }
+        }
+    };
+    match kind.as_str() {
+        "docker" => {
+            let keys = ["postgres.bin_dir", "postgres.guard", "postgres.run_as"];
+            not_with(r, &keys, "programs and user are those of the image");
+            let socket = r.text("postgres.docker").unwrap_or_else(|| DOCKER_SOCKET.to_owned());
+            if socket.strip_prefix("unix://").is_none_or(|path| !Path::new(path).is_absolute()) {
+                r.fault(format!(
+                    "postgres.docker: {socket:?} is no socket such as {DOCKER_SOCKET}"
+                ));
+            }
+            DriverSettings::Docker { container: r.required("postgres.container"), socket }
+        }
+        other => {
+            if other != "process" {
+                r.fault(format!(
+                    "postgres.driver: {other:?} is neither \"process\" nor \"docker\""
+                ));
+            }
+            not_with(r, &["postgres.container", "postgres.docker"], "there is no container");
+            DriverSettings::Process {
+                bin_dir: absolute(r, "postgres.bin_dir", None),
+                guard: absolute(r, "postgres.guard", Some("/usr/lib/haclt/ha-guard".into())),
+                run_as: r.text("postgres.run_as").unwrap_or_else(|| "postgres".to_owned()),
+            }
+        }
     }
 }
 

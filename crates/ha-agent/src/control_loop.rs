@@ -35,6 +35,7 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
             () = agent.wake.notified() => {}
             _ = state.changed() => {}
             Ok(()) = guard_changed.changed() => {}
+            () = database.driver.changed() => {}
             _ = tick.tick() => {}
         }
         agent.looped_at.store(clock::now().boottime.0, Ordering::Relaxed);

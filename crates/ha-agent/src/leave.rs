@@ -196,19 +196,7 @@ async fn await_arrival<D: PostgresDriver>(agent: &Agent<D>, to: &NodeId, end: Wa
 
 /// The guard of a stopped database has nothing left to guard.
 async fn stop_guard<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>) {
-    let GuardSeen::Alive(status) = database.driver.guard() else { return };
-    let Some(pid) = rustix::process::Pid::from_raw(status.guard_pid) else { return };
-    // The pid is from a status file of this boot whose writer still holds its lock.
-    if let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::TERM) {
+    if let Err(error) = database.driver.stop_guard(Instant::now() + STOP_SLACK).await {
         warn!(node = %agent.node(), %error, "could not stop the guard");
-        return;
     }
-    let until = Instant::now() + STOP_SLACK;
-    while Instant::now() < until {
-        if database.driver.guard() == GuardSeen::Absent {
-            return;
-        }
-        sleep(POLL).await;
-    }
-    warn!("the guard did not end in time");
 }

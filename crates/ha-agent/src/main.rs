@@ -9,7 +9,6 @@ use clap::Parser;
 use ha_agent::config::{Config, ConfigError};
 use ha_agent::launch::{self, RunError};
 use ha_agent::preflight::{self, Checked};
-use ha_postgres::process::ProcessDriver;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -81,14 +80,12 @@ fn start(config: Config, checked: Option<Checked>) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(|error| RunError::Server(format!("cannot start the runtime: {error}")))?;
-    let database = match checked {
-        None => None,
-        Some(Checked { process, major }) => {
-            let driver =
-                ProcessDriver::new(process).map_err(|error| RunError::Server(error.to_string()))?;
-            Some((Arc::new(driver), major))
-        }
-    };
+    // The driver may watch something in the background.
+    let inside = runtime.enter();
+    let database = checked.map(Checked::into_driver).transpose();
+    let database = database.map_err(|error| RunError::Server(error.to_string()))?;
+    let database = database.map(|(driver, major)| (Arc::new(driver), major));
+    drop(inside);
     let result = runtime.block_on(async {
         let stop = told_to_stop()?;
         launch::run(config, database, stop).await
@@ -126,7 +123,8 @@ fn report_check(config: &Config, checked: Option<&Checked>) -> ExitCode {
         "configuration is good: node {} ({}) of cluster {:?}{version}",
         config.node, config.kind, config.cluster
     )];
-    lines.extend(config.notes.iter().map(|note| format!("note: {note}")));
+    let notes = config.notes.iter().chain(checked.iter().flat_map(|checked| &checked.notes));
+    lines.extend(notes.map(|note| format!("note: {note}")));
     for line in lines {
         if writeln!(out, "{line}").is_err() {
             return ExitCode::from(FAILED);

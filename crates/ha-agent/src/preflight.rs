@@ -3,10 +3,15 @@
 use std::path::Path;
 use std::process::Command;
 
-use ha_postgres::Secret;
-use ha_postgres::process::{ProcessConfig, Role, RunAs};
+use ha_postgres::driver::ActionError;
+use ha_postgres::{
+    DockerConfig, Examined, Instance, InstanceConfig, ProcessConfig, Role, RunAs, Secret,
+};
 
-use crate::config::{Config, PostgresSettings};
+use crate::config::{Config, DriverSettings, PostgresSettings};
+
+/// Where the Postgres container is remembered, in the agent's own directory.
+const CONTAINER_FILE: &str = "container.json";
 
 /// Majors that the generated configuration was written for.
 const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
@@ -15,77 +20,142 @@ const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
 #[derive(Debug)]
 pub struct Checked {
     /// The driver's configuration.
-    pub process: ProcessConfig,
-    /// Major version of the binaries.
+    pub instance: InstanceConfig,
+    /// What its programs run in.
+    pub driver: CheckedDriver,
+    /// Major version of the programs.
     pub major: u32,
+    /// What is not well and yet no reason not to start, one line each.
+    pub notes: Vec<String>,
 }
 
-/// Checks everything that a data node needs, without changing anything.
+/// What PostgreSQL's programs run in, checked.
+#[derive(Debug)]
+pub enum CheckedDriver {
+    /// Processes of this machine.
+    Process(ProcessConfig),
+    /// A container.
+    Docker(DockerConfig, Box<Examined>),
+}
+
+impl Checked {
+    /// Makes the driver. To be called within a Tokio runtime, where a container's engine is watched.
+    ///
+    /// # Errors
+    /// [`ActionError`] if its directories cannot be made.
+    pub fn into_driver(self) -> Result<(Instance, u32), ActionError> {
+        let driver = match self.driver {
+            CheckedDriver::Process(process) => Instance::on_processes(self.instance, process)?,
+            CheckedDriver::Docker(docker, examined) => {
+                Instance::on_docker(self.instance, docker, *examined)?
+            }
+        };
+        Ok((driver, self.major))
+    }
+}
+
+/// Checks everything that a data node needs, without changing anything but what is remembered of a
+/// container.
 ///
 /// # Errors
 /// All faults, one line each.
 pub fn check(config: &Config) -> Result<Option<Checked>, Vec<String>> {
     let Some(settings) = &config.postgres else { return Ok(None) };
     let mut faults = Vec::new();
-    let mut note = |result: Result<_, String>| result.map_err(|fault| faults.push(fault)).ok();
-    let superuser = note(secret("superuser", &settings.superuser_password_file));
-    let replication = note(secret("replication", &settings.replication_password_file));
-    let mut fault_of = |result: Result<(), String>| {
-        if let Err(fault) = result {
+    let mut password = |what, file| {
+        secret(what, file).unwrap_or_else(|fault| {
             faults.push(fault);
+            // Stands for what is missing, so that everything else is checked all the same.
+            Secret::new("missing")
+        })
+    };
+    let superuser = password("superuser", &settings.superuser_password_file);
+    let replication = password("replication", &settings.replication_password_file);
+    let mut instance = instance(config, settings, superuser, replication);
+    let checked = match &settings.driver {
+        DriverSettings::Process { bin_dir, guard, run_as } => processes(bin_dir, guard, run_as)
+            .map(|(process, run_as, major)| {
+                instance.run_as = run_as;
+                (CheckedDriver::Process(process), major, None)
+            }),
+        DriverSettings::Docker { container, socket } => {
+            let (container, socket) = (container.clone(), socket.clone());
+            let memory = config.data_dir.join(CONTAINER_FILE);
+            docker(DockerConfig { container, socket, memory }, &instance)
         }
     };
-    fault_of(executable("postgres.guard", &settings.guard));
-    for tool in ["postgres", "initdb", "pg_basebackup", "pg_rewind", "pg_controldata", "pg_waldump"]
-    {
-        fault_of(executable("postgres.bin_dir", &settings.bin_dir.join(tool)));
-    }
-    let major = match major(&settings.bin_dir) {
-        Ok(major) => Some(major),
-        Err(fault) => {
-            faults.push(fault);
-            None
-        }
-    };
-    let run_as = match run_as(&settings.run_as) {
-        Ok(run_as) => run_as,
-        Err(fault) => {
-            faults.push(fault);
-            None
-        }
-    };
-    match (superuser, replication, major) {
-        (Some(superuser), Some(replication), Some(major)) if faults.is_empty() => {
-            let process = process(config, settings, superuser, replication, run_as);
-            let faults = process.faults();
-            if faults.is_empty() { Ok(Some(Checked { process, major })) } else { Err(faults) }
+    let checked = checked.map_err(|more| faults.extend(more)).ok();
+    faults.extend(instance.faults());
+    match checked {
+        Some((driver, major, trouble)) if faults.is_empty() => {
+            Ok(Some(Checked { instance, driver, major, notes: trouble.into_iter().collect() }))
         }
         _ => Err(faults),
     }
 }
 
-fn process(
+/// Driver, major version, and what is not well.
+type CheckedPrograms = (CheckedDriver, u32, Option<String>);
+
+fn docker(docker: DockerConfig, instance: &InstanceConfig) -> Result<CheckedPrograms, Vec<String>> {
+    if let Some(dir) = docker.memory.parent() {
+        std::fs::create_dir_all(dir)
+            .map_err(|error| vec![format!("data_dir: cannot make {}: {error}", dir.display())])?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| vec![format!("cannot start the runtime: {error}")])?;
+    let examined = runtime.block_on(docker.examine(instance))?;
+    let (major, trouble) = (examined.major(), examined.trouble.clone());
+    Ok((CheckedDriver::Docker(docker, Box::new(examined)), major, trouble))
+}
+
+/// Checks the programs of this machine.
+fn processes(
+    bin_dir: &Path,
+    guard: &Path,
+    user: &str,
+) -> Result<(ProcessConfig, Option<RunAs>, u32), Vec<String>> {
+    let mut faults = Vec::new();
+    let tools =
+        ["postgres", "initdb", "pg_basebackup", "pg_rewind", "pg_controldata", "pg_waldump"];
+    let programs = tools.map(|tool| ("postgres.bin_dir", bin_dir.join(tool)));
+    for (key, path) in [("postgres.guard", guard.to_owned())].into_iter().chain(programs) {
+        faults.extend(executable(key, &path).err());
+    }
+    let major = major(bin_dir).map_err(|fault| faults.push(fault)).ok();
+    let run_as = run_as(user).map_err(|fault| faults.push(fault)).ok();
+    let process = ProcessConfig { bin_dir: bin_dir.to_owned(), guard: guard.to_owned() };
+    faults.extend(process.faults());
+    match (run_as, major) {
+        (Some(run_as), Some(major)) if faults.is_empty() => Ok((process, run_as, major)),
+        _ => Err(faults),
+    }
+}
+
+fn instance(
     config: &Config,
     settings: &PostgresSettings,
     superuser: Secret,
     replication: Secret,
-    run_as: Option<RunAs>,
-) -> ProcessConfig {
+) -> InstanceConfig {
     let any = ["0.0.0.0", "::", "*"].contains(&settings.listen.0.as_str());
-    let probe_host = if any { "127.0.0.1".to_owned() } else { settings.listen.0.clone() };
-    ProcessConfig {
+    let probe_host = match settings.driver {
+        DriverSettings::Process { .. } if any => "127.0.0.1".to_owned(),
+        // The server may have a network of its own: what others use is good for us.
+        DriverSettings::Docker { .. } if any => settings.advertise.0.clone(),
+        DriverSettings::Process { .. } | DriverSettings::Docker { .. } => settings.listen.0.clone(),
+    };
+    InstanceConfig {
         node: config.node.clone(),
-        bin_dir: settings.bin_dir.clone(),
         data_dir: settings.data_dir.clone(),
         permit_dir: settings.permit_dir.clone(),
         log_dir: settings.log_dir.clone(),
-        guard: settings.guard.clone(),
         listen_addresses: vec![settings.listen.0.clone()],
         port: settings.listen.1,
         probe_host,
         superuser: Role { name: settings.superuser.clone(), password: superuser },
         replication: Role { name: settings.replication_user.clone(), password: replication },
-        run_as,
+        run_as: None,
         margin: config.policy.margin,
         fast_stop: settings.fast_stop,
         immediate_stop: std::time::Duration::from_secs(5),

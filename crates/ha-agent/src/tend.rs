@@ -16,6 +16,8 @@ use crate::lease_keeper;
 
 /// How long starting a guard, or clearing up after a dead one, may take.
 const GUARD_LIMIT: Duration = Duration::from_secs(5);
+/// How long killing a frozen guard may hold the loop up.
+const KILL_LIMIT: Duration = Duration::from_secs(1);
 /// How long a guard may be silent before it is taken for frozen: four times its heartbeat and a stall.
 const SILENT_MAX: Duration = Duration::from_secs(2);
 /// How long the holder of the lease may see nothing of its database.
@@ -34,11 +36,27 @@ pub async fn guard<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>) 
             Some(format!("its guard has been silent for {silent_ms} ms"))
         }
     };
-    database.facts().trouble("guard", line);
+    let margin = database.driver.margin();
+    let other_margin = match &seen {
+        GuardSeen::Alive(status) => status.margin.filter(|other| *other != margin),
+        GuardSeen::Absent | GuardSeen::Silent { .. } => None,
+    };
+    let other_margin = other_margin.map(|other| {
+        let [guard, ours] = [other, margin].map(ha_core::clock::millis);
+        format!(
+            "its guard has a margin of {guard} ms until its next start, configured are {ours} ms"
+        )
+    });
+    {
+        let mut facts = database.facts();
+        facts.trouble("guard", line);
+        facts.trouble("margin", other_margin);
+        facts.trouble("driver", database.driver.trouble());
+    }
     if let GuardSeen::Silent { silent_ms, last: Some(last) } = &seen
         && Duration::from_millis(*silent_ms) >= SILENT_MAX
     {
-        end_silent_guard(last);
+        end_silent_guard(database, last).await;
     }
     if seen != GuardSeen::Absent || held_back || agent.is_leaving() {
         return seen;
@@ -67,16 +85,18 @@ pub async fn guard<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>) 
     database.driver.guard()
 }
 
-/// A guard that is frozen guards nothing. Its death kills the postmaster with it; what is left is killed
-/// before the next guard starts.
-fn end_silent_guard(last: &GuardStatus) {
-    let name = std::fs::read_to_string(format!("/proc/{}/comm", last.guard_pid));
-    let is_guard = name.is_ok_and(|name| name.trim_end() == "ha-guard");
-    let pid = rustix::process::Pid::from_raw(last.guard_pid).filter(|_| is_guard);
-    let Some(pid) = pid else { return };
-    warn!(guard = last.guard_pid, "the guard is frozen: it is killed, and PostgreSQL with it");
-    if let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
-        warn!(guard = last.guard_pid, %error, "could not kill the frozen guard");
+/// A guard that is frozen guards nothing. What its death leaves is killed before the next guard starts.
+async fn end_silent_guard<D: PostgresDriver>(database: &Database<D>, last: &GuardStatus) {
+    if database.facts().holds_back("kill_guard", Instant::now()) {
+        return;
+    }
+    match database.driver.kill_guard(Instant::now() + KILL_LIMIT).await {
+        Ok(()) => database.facts().succeeded("kill_guard"),
+        Err(error) => {
+            let (wait, _) = database.facts().failed("kill_guard", Instant::now());
+            let retry_in_ms = ha_core::clock::millis(wait);
+            warn!(run = last.run, %error, retry_in_ms, "could not kill the frozen guard");
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use ha_core::ancestry::TimelineSwitch;
 use ha_core::decide::Rule;
 use ha_core::{Epoch, Lsn, NodeId, NodeKind, TimelineId};
 use ha_postgres::driver::{PostgresDriver, Upstream};
-use ha_postgres::process::{ask_history, ensure_own_slot};
+use ha_postgres::instance::{ask_history, ensure_own_slot};
 use ha_postgres::wal::files::{Tip, tip};
 use ha_postgres::wal::receiver::{self, ReceiveError, Receiver, ReceiverConfig};
 use ha_postgres::wal::store::WalStore;

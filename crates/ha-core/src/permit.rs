@@ -1,17 +1,24 @@
-//! What the agent and the guard tell each other: two small files, read and written as text.
+//! What the agent and the guard tell each other: small files, read and written as text.
 //!
-//! The agent writes the [`Permit`], the guard writes its [`GuardStatus`]; both by atomic rename
-//! into a directory that only the two share, on tmpfs where there is one. Both formats carry a
-//! version, the id of the boot they are meant for, and a checksum: a file that is cut short,
+//! The agent writes the [`Permit`] (and, for a guard in a container, the [`Launch`] file and
+//! [`SignalRequest`]s), the guard writes its [`GuardStatus`]; all by atomic rename into a directory that
+//! only the two share, on tmpfs where there is one. All formats carry a version, the id of the boot they are meant for, and a checksum: a file that is cut short,
 //! damaged, of another version or of another boot is an error, never a permit.
+
+mod launch;
+mod signalling;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::boot::BootId;
-use crate::clock::BootNanos;
+use crate::clock::{BootNanos, millis};
 use crate::epoch::Epoch;
+
+pub use launch::{LAUNCH_FILE, Launch};
+pub use signalling::{SIGNAL_FILE, SIGNALLED_FILE, ServerSignal, SignalRequest, Signalled};
 
 /// Name of the permit inside the shared directory.
 pub const PERMIT_FILE: &str = "permit";
@@ -155,11 +162,14 @@ pub struct GuardStatus {
     pub primary_epoch: Epoch,
     /// Whether the guard runs with real-time priority and locked memory.
     pub realtime: bool,
+    /// How long before the deadline the killing starts, of this run or the next; `None` before a guard
+    /// in a container was told, and from a guard of a version that did not say.
+    pub margin: Option<Duration>,
     /// One line for people: why it refused, why it killed. May be empty.
     pub reason: String,
 }
 
-/// A permit or status file that cannot be believed.
+/// A file of the permit directory that cannot be believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// The first line names another format or version.
@@ -266,6 +276,9 @@ impl GuardStatus {
         }
         text.field("primary_epoch", self.primary_epoch);
         text.field("realtime", self.realtime);
+        if let Some(margin) = self.margin {
+            text.field("margin_ms", millis(margin));
+        }
         text.field("reason", self.reason.replace(['\n', '\r'], " "));
         text.seal()
     }
@@ -297,6 +310,7 @@ impl GuardStatus {
             exit,
             primary_epoch: Epoch(fields.parsed("primary_epoch")?),
             realtime: fields.parsed("realtime")?,
+            margin: fields.optional("margin_ms")?.map(Duration::from_millis),
             reason: fields.text("reason")?.to_owned(),
         })
     }
@@ -404,6 +418,7 @@ mod tests {
             exit: Some(ExitHow::Signal(9)),
             primary_epoch: Epoch(4),
             realtime: true,
+            margin: Some(Duration::from_millis(500)),
             reason: "the right of epoch 4\nended".to_owned(),
         }
     }

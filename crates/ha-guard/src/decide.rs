@@ -46,6 +46,8 @@ pub struct Facts {
     pub permit: Option<Permit>,
     /// Whether `standby.signal` is in the data directory; looked at only before a start.
     pub standby_signal: bool,
+    /// Whether it is known what to start; looked at only before a start.
+    pub launchable: bool,
     /// The processes of the run.
     pub processes: Processes,
     /// Whether the guard was asked to end.
@@ -105,6 +107,8 @@ pub enum Why {
     Nothing,
     /// A standby must have `standby.signal`.
     NoStandbySignal,
+    /// The agent has not said, in a way that can be believed, what to start.
+    NoLaunch,
     /// Starting as primary needs a previous run of this guard that was primary under that epoch.
     NotInPlace(Epoch),
     /// The epoch was given up by this node.
@@ -134,6 +138,7 @@ impl fmt::Display for Why {
             Self::NoStandbySignal => {
                 f.write_str("refused to start a standby: the data directory has no standby.signal")
             }
+            Self::NoLaunch => f.write_str("refused to start: the launch file cannot be used"),
             Self::NotInPlace(epoch) => write!(
                 f,
                 "refused to start as primary: the run before was not primary under epoch {epoch}"
@@ -350,6 +355,7 @@ fn at_rest(
     };
     let answer = match permit.order {
         Order::Down { .. } => return (memory, Action::Stay),
+        Order::Standby | Order::Primary { .. } if !facts.launchable => Err(Why::NoLaunch),
         Order::Standby if facts.standby_signal => Ok(None),
         Order::Standby => Err(Why::NoStandbySignal),
         Order::Primary { epoch, deadline } => {

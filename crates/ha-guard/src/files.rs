@@ -12,12 +12,16 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
-use ha_core::permit::{GuardStatus, LOCK_FILE, PERMIT_FILE, STATUS_FILE};
+use ha_core::BootId;
+use ha_core::permit::{GuardStatus, LOCK_FILE, PERMIT_FILE, SIGNAL_FILE, STATUS_FILE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
+
+use crate::signals::Signaller;
 
 /// No permit is longer than that.
 const PERMIT_BYTES_MAX: u64 = 4096;
@@ -29,6 +33,10 @@ pub const FAREWELL: &[u8] = b"\0";
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// What the thread's own stack needs, locked in memory, is little.
 const STACK_BYTES: usize = 64 * 1024;
+
+/// How long the lock may be held by somebody who only looks at it, and how often it is tried.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// A guard that cannot have its directory.
 #[derive(Debug, thiserror::Error)]
@@ -58,61 +66,70 @@ pub fn lock(directory: &Path) -> Result<OwnedFd, LockError> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::open(directory.join(LOCK_FILE), flags, Mode::RUSR | Mode::WUSR)
         .map_err(|errno| io(errno.into()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(LockError::Taken { directory: directory.to_owned() }),
-        Err(errno) => Err(io(errno.into())),
+    for _ in 0..LOCK_TRIES {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            // An agent that looks whether there is a guard holds it for an instant.
+            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
+            Err(errno) => return Err(io(errno.into())),
+        }
     }
+    Err(LockError::Taken { directory: directory.to_owned() })
 }
 
 /// Returns the status that an earlier guard left, if it left one that can be believed.
 #[must_use]
 pub fn earlier_status(directory: &Path) -> Option<GuardStatus> {
-    GuardStatus::decode(&read_small(&directory.join(STATUS_FILE)).ok()?).ok()
+    GuardStatus::decode(&read_small(&directory.join(STATUS_FILE), PERMIT_BYTES_MAX).ok()?).ok()
 }
 
 /// Reads the permit's text; an empty text stands for one that cannot be read.
 fn read_permit(directory: &Path) -> String {
-    read_small(&directory.join(PERMIT_FILE)).unwrap_or_default()
+    read_small(&directory.join(PERMIT_FILE), PERMIT_BYTES_MAX).unwrap_or_default()
 }
 
 /// Reads a regular file of few bytes, without following a link or waiting for a pipe's writer.
-fn read_small(path: &Path) -> io::Result<String> {
+pub(crate) fn read_small(path: &Path, bytes_max: u64) -> io::Result<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut text = String::new();
-    if file.take(PERMIT_BYTES_MAX + 1).read_to_string(&mut text)? as u64 > PERMIT_BYTES_MAX {
+    if file.take(bytes_max + 1).read_to_string(&mut text)? as u64 > bytes_max {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     Ok(text)
 }
 
-/// Writes the status under another name and renames it, so that no reader sees half of it.
-fn write_status(directory: &Path, text: &[u8]) {
-    let scratch = directory.join(format!("{STATUS_FILE}.tmp"));
-    // A status that cannot be written shows itself as an old heartbeat. Guarding goes on.
-    let _unwritten =
-        fs::write(&scratch, text).and_then(|()| fs::rename(&scratch, directory.join(STATUS_FILE)));
+/// Writes a file under another name and renames it, so that no reader sees half of it.
+pub(crate) fn replace(directory: &Path, name: &str, text: &[u8]) -> io::Result<()> {
+    let scratch = directory.join(format!("{name}.tmp"));
+    fs::write(&scratch, text).and_then(|()| fs::rename(&scratch, directory.join(name)))
 }
 
 /// Starts the files thread and returns the guard's end of the sockets.
 ///
 /// Each datagram to the guard is the text of a permit, empty if there is none; it is sent when it
 /// changes, and once at the start. Each datagram to the thread is the text of a status; an empty
-/// one ends the thread, which answers [`FAREWELL`].
+/// one ends the thread, which answers [`FAREWELL`]. With `signalled`, a data directory, it also sends
+/// signals to the server there, if the agent asks for that.
 ///
 /// # Errors
 /// If a socket or the thread cannot be made. Without inotify the thread looks every 250 ms.
-pub fn spawn(directory: PathBuf) -> io::Result<UnixDatagram> {
+pub fn spawn(
+    directory: PathBuf,
+    signalled: Option<PathBuf>,
+    boot: BootId,
+) -> io::Result<UnixDatagram> {
     let (ours, theirs) = UnixDatagram::pair()?;
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
     let watch = watch(&directory).ok();
     let thread = thread::Builder::new().name("files".to_owned()).stack_size(STACK_BYTES);
-    let _detached = thread.spawn(move || serve(&directory, watch.as_ref(), &theirs))?;
+    let mut signaller = signalled.map(|pgdata| Signaller::new(directory.clone(), pgdata, boot));
+    let _detached =
+        thread.spawn(move || serve(&directory, watch.as_ref(), &theirs, signaller.as_mut()))?;
     Ok(ours)
 }
 
@@ -127,7 +144,7 @@ fn watch(directory: &Path) -> io::Result<OwnedFd> {
     Ok(inotify)
 }
 
-/// Empties the queue of changes; returns whether one of them may concern the permit.
+/// Empties the queue of changes; returns whether one of them may concern what is read here.
 fn drain(watch: Option<&OwnedFd>) -> bool {
     let Some(watch) = watch else { return false };
     let mut buffer = [MaybeUninit::uninit(); 1024];
@@ -136,13 +153,19 @@ fn drain(watch: Option<&OwnedFd>) -> bool {
     // Bounded: a busy directory must not keep us from writing the status.
     for _ in 0..64 {
         let Ok(event) = events.next() else { return concerned };
-        let other = event.file_name().is_some_and(|name| name.to_bytes() != PERMIT_FILE.as_bytes());
+        let read = [PERMIT_FILE, SIGNAL_FILE].map(str::as_bytes);
+        let other = event.file_name().is_some_and(|name| !read.contains(&name.to_bytes()));
         concerned |= !other;
     }
     true
 }
 
-fn serve(directory: &Path, watch: Option<&OwnedFd>, guard: &UnixDatagram) {
+fn serve(
+    directory: &Path,
+    watch: Option<&OwnedFd>,
+    guard: &UnixDatagram,
+    mut signaller: Option<&mut Signaller>,
+) {
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
     let mut sent = None;
     loop {
@@ -155,7 +178,12 @@ fn serve(directory: &Path, watch: Option<&OwnedFd>, guard: &UnixDatagram) {
                 let _nobody_waits = guard.send(FAREWELL);
                 return;
             }
-            write_status(directory, buffer.get(..length).unwrap_or_default());
+            // A status that cannot be written shows itself as an old heartbeat. Guarding goes on.
+            let status = buffer.get(..length).unwrap_or_default();
+            let _unwritten = replace(directory, STATUS_FILE, status);
+        }
+        if let Some(signaller) = &mut signaller {
+            signaller.serve();
         }
         if drain(watch) {
             continue;

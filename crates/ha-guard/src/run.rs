@@ -22,6 +22,8 @@ use signal_hook::consts::{SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SI
 use crate::cli::Options;
 use crate::decide::{Action, Facts, Memory, Phase, Processes, Settings, decide};
 use crate::files::{self, LockError};
+use crate::plan::{Launching, Plan, WhoError};
+use crate::spawn::Program;
 use crate::steady::{Steadiness, steady};
 use crate::tree;
 
@@ -53,6 +55,9 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
+    /// It is not known whom to run `PostgreSQL` as.
+    #[error("cannot tell whom to run PostgreSQL as")]
+    Who(#[from] WhoError),
     /// Processes of an earlier guard will not die.
     #[error(
         "cannot guard data directory {pgdata:?}: processes {pids:?} of an earlier guard live on"
@@ -74,6 +79,7 @@ fn setup<E: Into<io::Error>>(attempt: &'static str) -> impl FnOnce(E) -> RunErro
 /// # Errors
 /// [`RunError`] if guarding could not even begin. Nothing was started then.
 pub fn run(options: Options) -> Result<(), RunError> {
+    let identity = options.who.as_ref().map(crate::plan::Who::ids).transpose()?;
     let _lock = files::lock(&options.permit_dir)?;
     let boot = boot_id().map_err(setup("read the boot id"))?;
     let _already_leader = setsid();
@@ -86,20 +92,22 @@ pub fn run(options: Options) -> Result<(), RunError> {
         timerfd_create(TimerfdClockId::Boottime, timer_flags).map_err(setup("make a timer"))?;
     let earlier = files::earlier_status(&options.permit_dir).filter(|status| status.boot == boot);
     kill_orphans(&options.pgdata, earlier.as_ref().and_then(|status| status.postmaster))?;
-    let files =
-        files::spawn(options.permit_dir.clone()).map_err(setup("start the files thread"))?;
+    // Only a guard in a container is asked for signals: elsewhere the agent sends its own.
+    let signalled = matches!(options.plan, Plan::File(_)).then(|| options.pgdata.clone());
+    let files = files::spawn(options.permit_dir.clone(), signalled, boot)
+        .map_err(setup("start the files thread"))?;
     let memory = earlier.map_or(Memory::after(0, ha_core::Epoch::NONE), |status| {
         Memory::after(status.run, status.primary_epoch)
     });
-    let settings = Settings {
-        boot,
-        margin: options.margin,
-        fast_stop: options.fast_stop,
-        immediate_stop: options.immediate_stop,
-    };
+    let none = Duration::ZERO;
+    let settings = Settings { boot, margin: none, fast_stop: none, immediate_stop: none };
+    let program = Program { command: Vec::new(), identity, log: options.log.clone() };
     let mut guard = Guard {
         options,
         settings,
+        program,
+        told: false,
+        launch_fault: String::new(),
         steadiness: steady(),
         memory,
         postmaster: None,
@@ -115,6 +123,10 @@ pub fn run(options: Options) -> Result<(), RunError> {
         timer,
         files,
     };
+    if let Plan::Fixed(launching) = &guard.options.plan {
+        let launching = launching.clone();
+        guard.take_in(launching);
+    }
     guard.guard();
     Ok(())
 }
@@ -177,6 +189,10 @@ struct Killed {
 struct Guard {
     options: Options,
     settings: Settings,
+    program: Program,
+    /// Whether settings and program are those of a plan: none was read yet otherwise.
+    told: bool,
+    launch_fault: String,
     steadiness: Steadiness,
     memory: Memory,
     postmaster: Option<i32>,
@@ -244,7 +260,32 @@ impl Guard {
         }
     }
 
-    fn look(&self) -> Facts {
+    /// Reads the launch file, if there is one; returns whether it is known what to start.
+    ///
+    /// Only while nothing runs: what a run was started with holds to its end, its margin above all.
+    fn learn(&mut self) -> bool {
+        let Plan::File(path) = &self.options.plan else { return true };
+        match Launching::read(path, self.settings.boot) {
+            Ok(launching) => {
+                self.launch_fault.clear();
+                self.take_in(launching);
+                true
+            }
+            Err(error) => {
+                self.launch_fault = error.to_string();
+                false
+            }
+        }
+    }
+
+    fn take_in(&mut self, launching: Launching) {
+        let Launching { margin, fast_stop, immediate_stop, command } = launching;
+        self.settings = Settings { margin, fast_stop, immediate_stop, ..self.settings };
+        self.program.command = command;
+        self.told = true;
+    }
+
+    fn look(&mut self) -> Facts {
         let killing = matches!(self.memory.phase, Phase::Killing { .. });
         let processes = if self.postmaster.is_some() {
             Processes::Postmaster
@@ -254,12 +295,14 @@ impl Guard {
             Processes::None
         };
         // The data directory's disk may hang: it is looked at only while nothing runs.
-        let may_start = !self.memory.is_busy()
-            && self.permit.is_some_and(|p| p.run > self.memory.run && p.order == Order::Standby);
-        let standby_signal =
-            may_start && self.options.pgdata.join("standby.signal").try_exists().unwrap_or(false);
+        let next =
+            self.permit.filter(|permit| !self.memory.is_busy() && permit.run > self.memory.run);
+        let may_start = next.is_some_and(|permit| permit.order.lets_run());
+        let launchable = may_start && self.learn();
+        let standby_signal = next.is_some_and(|permit| permit.order == Order::Standby)
+            && self.options.pgdata.join("standby.signal").try_exists().unwrap_or(false);
         let quit = self.quit.load(Ordering::Relaxed);
-        Facts { now: now(), permit: self.permit, standby_signal, processes, quit }
+        Facts { now: now(), permit: self.permit, standby_signal, launchable, processes, quit }
     }
 
     fn act(&mut self, action: Action, now: BootNanos) {
@@ -291,7 +334,7 @@ impl Guard {
         self.exit = None;
         self.killed = None;
         self.start_fault.clear();
-        match self.options.program.start(self.steadiness.oom_before.as_deref()) {
+        match self.program.start(self.steadiness.oom_before.as_deref()) {
             Ok(started) => {
                 self.postmaster = Some(started.pid);
                 self.left = true;
@@ -309,7 +352,7 @@ impl Guard {
     /// Hands the status to the files thread; one that it has no room for is lost.
     fn report(&mut self) {
         let why = self.memory.why.to_string();
-        let reasons = [why.as_str(), &self.start_fault, &self.permit_fault];
+        let reasons = [why.as_str(), &self.start_fault, &self.launch_fault, &self.permit_fault];
         let reasons: Vec<&str> = reasons.into_iter().filter(|text| !text.is_empty()).collect();
         let heartbeat = now();
         let status = GuardStatus {
@@ -322,6 +365,7 @@ impl Guard {
             exit: self.exit,
             primary_epoch: self.memory.primary_epoch,
             realtime: self.steadiness.realtime,
+            margin: self.told.then_some(self.settings.margin),
             reason: reasons.join("; "),
         };
         let _lost = self.files.send(status.encode().as_bytes());

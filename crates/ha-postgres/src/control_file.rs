@@ -1,8 +1,10 @@
-//! What `pg_controldata` prints, read by its labels.
+//! The control file: read natively, or by the labels that `pg_controldata` prints.
 //!
 //! # Sources
 //! PostgreSQL, `src/bin/pg_controldata/pg_controldata.c`: the labels, unchanged from 13 to 18 for
 //! those read here; run with `LC_ALL=C`.
+
+mod native;
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -10,6 +12,8 @@ use std::str::FromStr;
 use ha_core::{Lsn, TimelineId, WalPosition};
 
 use crate::driver::{ControlFile, ControlState};
+
+pub(crate) use native::{NativeError, read};
 
 /// Settings whose value on a standby must not be below the primary's, by label and by name (rule 65).
 const RAISED_ON_STANDBY: [(&str, &str); 5] = [
@@ -30,7 +34,6 @@ pub(crate) struct ControlData {
     pub(crate) min_recovery_end: WalPosition,
     pub(crate) checksums: bool,
     pub(crate) segment_bytes: u64,
-    pub(crate) block_bytes: u64,
     /// Lowest values that a standby of this data may run with.
     pub(crate) lowest: BTreeMap<&'static str, u64>,
 }
@@ -66,7 +69,6 @@ impl ControlData {
             },
             checksums: fields.parsed::<u32>("Data page checksum version")? != 0,
             segment_bytes: fields.parsed("Bytes per WAL segment")?,
-            block_bytes: fields.parsed("WAL block size")?,
             lowest,
         })
     }
@@ -133,7 +135,6 @@ max_worker_processes setting:         8
 max_wal_senders setting:              10
 max_prepared_xacts setting:           0
 max_locks_per_xact setting:           64
-WAL block size:                       8192
 Bytes per WAL segment:                16777216
 Data page checksum version:           1
 ";

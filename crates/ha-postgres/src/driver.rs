@@ -42,7 +42,7 @@ pub enum HalfMade {
     Rewind,
 }
 
-/// What `pg_controldata` says.
+/// What the control file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlFile {
     /// Identity of the database cluster, drawn by `initdb`.
@@ -274,6 +274,16 @@ pub trait PostgresDriver: Send + Sync + 'static {
         deadline: Instant,
     ) -> impl Future<Output = Result<(), ActionError>> + Send;
 
+    /// Kills a guard that holds the lock and does not report, and its server with it, and returns once
+    /// the lock is free. What is left is for [`PostgresDriver::kill_orphans`]. Does nothing to a guard
+    /// that reports.
+    fn kill_guard(&self, deadline: Instant)
+    -> impl Future<Output = Result<(), ActionError>> + Send;
+
+    /// Tells the guard to end, which it does once its server has stopped, and returns when it is gone.
+    fn stop_guard(&self, deadline: Instant)
+    -> impl Future<Output = Result<(), ActionError>> + Send;
+
     /// Reads the permit as the guard would.
     ///
     /// # Errors
@@ -293,7 +303,7 @@ pub trait PostgresDriver: Send + Sync + 'static {
         deadline: Instant,
     ) -> impl Future<Output = Result<(), ActionError>> + Send;
 
-    /// Looks at the data directory; starts no server. Runs `pg_controldata`.
+    /// Looks at the data directory; starts no server and, for a known version, no program.
     fn inspect(&self, deadline: Instant) -> impl Future<Output = DataDir> + Send;
 
     /// Reads role and WAL position over a *new* connection; changes nothing.
@@ -477,7 +487,7 @@ pub trait PostgresDriver: Send + Sync + 'static {
     fn wal_dir(&self) -> PathBuf;
 
     /// Returns the real end of WAL of the *stopped* data directory: what crash recovery would replay to
-    /// (rules 46, 55), read with `pg_waldump`, without changing anything. A clean shutdown's own
+    /// (rules 46, 55), read from the files, without changing anything. A clean shutdown's own
     /// checkpoint record counts.
     fn end_of_wal(
         &self,
@@ -509,7 +519,11 @@ pub trait PostgresDriver: Send + Sync + 'static {
     ///
     /// # Errors
     /// If a process uses it, or it is a mount point; then nothing was moved.
-    fn move_aside(&self, why: &str) -> Result<std::path::PathBuf, ActionError>;
+    fn move_aside(
+        &self,
+        why: &str,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<PathBuf, ActionError>> + Send;
 
     /// Deletes the older ones of the directories that `move_aside` and clones made beside the data
     /// directory, all but the newest `keep`, and returns them. Never touches anything else. Deleting
@@ -527,4 +541,12 @@ pub trait PostgresDriver: Send + Sync + 'static {
 
     /// How long the guard may take from the deadline until nothing is left, as configured: its margin.
     fn margin(&self) -> Duration;
+
+    /// Returns what is not well with what the instance runs in, in one line: its container is paused,
+    /// the engine is gone. It says nothing about the database. Cheap.
+    fn trouble(&self) -> Option<String>;
+
+    /// Waits until that changes, or until something else happened that is worth a look, such as the
+    /// end of a container. May be cancelled; never ends where there is nothing to watch.
+    fn changed(&self) -> impl Future<Output = ()> + Send;
 }

@@ -17,7 +17,7 @@ use ha_core::permit::{ExitHow, GuardStatus, Order, Permit, RunState};
 use ha_core::{BootId, BootNanos, Epoch, Lsn, NodeId, TimelineId};
 
 use crate::driver::{HalfMade, Synchronous};
-use crate::process::boot_now;
+use crate::guard_files::boot_now;
 
 pub use driver::FakeDriver;
 
@@ -372,7 +372,7 @@ impl Server {
 
 /// The boot that a fake guard lives in: this machine's.
 fn boot() -> BootId {
-    crate::process::boot_id().unwrap_or(BootId(0))
+    crate::guard_files::boot_id().unwrap_or(BootId(0))
 }
 
 #[cfg(test)]

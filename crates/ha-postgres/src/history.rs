@@ -39,6 +39,7 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Returns the segment that holds the byte at `lsn`.
+    #[cfg(test)]
     pub(crate) const fn holding(timeline: TimelineId, lsn: Lsn, segment_bytes: u64) -> Self {
         Self { timeline, number: lsn.0 / segment_bytes }
     }

@@ -4,7 +4,7 @@ use ha_core::{Lsn, TimelineId};
 use tokio::time::Instant;
 
 use crate::driver::{Probe, ProbeError};
-use crate::process::Role;
+use crate::instance::Role;
 use crate::sql::{self, probe_error};
 use crate::wire::{Row, WireError};
 

@@ -1,434 +1,209 @@
-//! The process driver: PostgreSQL's programs from a local directory, started by a guard process.
+//! Processes of this machine: PostgreSQL's programs from a local directory, and a guard of our own.
 
-mod admission;
-mod clone;
-mod detach;
-mod directory;
-pub(crate) mod diverged;
-mod guard;
-mod initdb;
 mod orphans;
-mod prepare;
-mod promote;
-mod rewind;
-mod session;
-mod settings;
-mod slots;
-mod synchronous;
-mod upstream;
-mod wal_end;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
-use ha_core::ancestry::TimelineSwitch;
-use ha_core::permit::Permit;
-use ha_core::{BootId, Lsn, NodeId, WalPosition};
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
-use tokio::time::{Instant, timeout_at};
+use ha_core::clock::millis;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout_at};
+use tracing::{info, warn};
 
-use crate::Secret;
-use crate::attempt::Attempt;
-use crate::diverged::Diverged;
-use crate::driver::{
-    ActionError, ControlFile, DataDir, Detached, Effect, GuardSeen, PostgresDriver, Probe,
-    ProbeError, Receivers, Synchronous, Upstream, UpstreamHistory,
-};
-use crate::tool::Tool;
-use crate::wal::files::{Tip, tip_of_local};
-use crate::wire::Connection;
+use crate::attempt::{Attempt, one_line};
+use crate::driver::{ActionError, Effect, GuardSeen};
+use crate::guard_files::GuardFiles;
+use crate::instance::directory::Layout;
+use crate::instance::{InstanceConfig, RunAs, settings};
+use crate::tool::{Local, Programs, Tool};
 
-use directory::Layout;
-pub(crate) use directory::{make_dir, write_file};
-pub(crate) use guard::{boot_id, boot_now};
 #[cfg(test)]
 pub(crate) use orphans::is_alive;
 pub(crate) use orphans::{end_tools, start_ticks, tools_on};
-pub(crate) use settings::{connection, pass_line};
-pub use upstream::{ask as ask_history, ensure_own_slot};
 
-/// A database user of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Role {
-    /// Its name.
-    pub name: String,
-    /// Its password.
-    pub password: Secret,
-}
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// The system user that PostgreSQL and its tools run as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RunAs {
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
-}
-
-/// How this node's PostgreSQL is run.
+/// Where the programs of the process driver are.
 #[derive(Debug, Clone)]
 pub struct ProcessConfig {
-    /// This node: `application_name` and slot name on its upstream.
-    pub node: NodeId,
     /// Where `postgres`, `initdb`, `pg_basebackup`, … are.
     pub bin_dir: PathBuf,
-    /// PGDATA. Its parent directory must be writable too: clones are made and old data is kept
-    /// beside it, and so are `<name>.haclt` (pass file, sockets) and `<name>.half-made` (a mark).
-    pub data_dir: PathBuf,
-    /// The directory shared with the guard, on tmpfs where there is one.
-    pub permit_dir: PathBuf,
-    /// Logs of the guard and, in `postgresql`, of the server (seven files, one a weekday).
-    pub log_dir: PathBuf,
     /// The guard's binary.
     pub guard: PathBuf,
-    /// Addresses to listen on.
-    pub listen_addresses: Vec<String>,
-    /// Port to listen on.
-    pub port: u16,
-    /// Address at which this agent itself reaches the server, such as `127.0.0.1`.
-    pub probe_host: String,
-    /// The superuser that `initdb` makes and the agent uses.
-    pub superuser: Role,
-    /// The user that standbys, `pg_basebackup` and `pg_rewind` connect as: `haclt_replication`.
-    pub replication: Role,
-    /// Set when the agent runs as root: the server refuses to.
-    pub run_as: Option<RunAs>,
-    /// How long before its deadline a right ends for the guard.
-    pub margin: Duration,
-    /// How long the guard waits for a fast stop before an immediate one.
-    pub fast_stop: Duration,
-    /// How long the guard waits for an immediate stop before it kills.
-    pub immediate_stop: Duration,
-    /// Further settings of the server. Those that haclt manages itself are refused.
-    pub parameters: BTreeMap<String, String>,
-    /// Lines of `pg_hba.conf` after our own; if empty, everybody may log in by SCRAM-SHA-256.
-    pub hba: Vec<String>,
 }
-
-/// Runs PostgreSQL as processes of this machine.
-#[derive(Debug)]
-pub struct ProcessDriver {
-    config: Arc<ProcessConfig>,
-    layout: Layout,
-    boot: BootId,
-    /// One change of the data directory at a time; held also by file work that cannot be stopped.
-    changing: Arc<AsyncMutex<()>>,
-    /// One change at a time of who must acknowledge commits.
-    acknowledging: AsyncMutex<()>,
-    /// The session through which receivers are looked at.
-    watching: AsyncMutex<Option<Connection>>,
-    /// What our `pg_hba` file said when the server last read it, as far as this process has seen.
-    admitting: AsyncMutex<Option<bool>>,
-    /// Held while a guard is being started.
-    starting: AsyncMutex<()>,
-    /// Since when the guard has been silent, as far as this process has seen.
-    silent_since: Mutex<Option<Instant>>,
-}
-
-/// The right to change the data directory. Clones are held by file work in other threads.
-type Changing = Arc<OwnedMutexGuard<()>>;
 
 impl ProcessConfig {
     /// Returns everything that is wrong with it, one line each. Changes nothing.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        settings::faults(self)
+        let relative = [&self.bin_dir, &self.guard].into_iter().filter(|path| !path.is_absolute());
+        relative.map(|path| format!("path {} is not absolute", path.display())).collect()
     }
 }
 
-impl ProcessDriver {
-    /// Checks the configuration and makes the directories that are ours.
-    ///
-    /// # Errors
-    /// [`ActionError::Cannot`] with everything that is wrong with the configuration.
-    pub fn new(config: ProcessConfig) -> Result<Self, ActionError> {
-        let attempt = Attempt::new("use the PostgreSQL configuration", Instant::now());
-        let faults = settings::faults(&config);
-        if !faults.is_empty() {
-            return Err(attempt.cannot(faults.join("; ")));
+/// Runs everything as processes of this machine.
+#[derive(Debug)]
+pub(crate) struct ProcessRuntime {
+    process: ProcessConfig,
+    config: Arc<InstanceConfig>,
+    layout: Layout,
+    files: GuardFiles,
+}
+
+impl ProcessRuntime {
+    pub(crate) const fn new(
+        process: ProcessConfig,
+        config: Arc<InstanceConfig>,
+        layout: Layout,
+        files: GuardFiles,
+    ) -> Self {
+        Self { process, config, layout, files }
+    }
+
+    pub(crate) const fn files(&self) -> &GuardFiles {
+        &self.files
+    }
+
+    pub(crate) fn local(&self) -> Local<'_> {
+        let (bin_dir, work_dir) = (&*self.process.bin_dir, &*self.layout.data_dir);
+        Local { bin_dir, work_dir, run_as: self.config.run_as }
+    }
+
+    pub(crate) fn guard_seen(&self) -> GuardSeen {
+        self.files.seen(|status| orphans::is_alive(status.guard_pid))
+    }
+
+    /// Starts a guard unless one holds the lock.
+    pub(crate) async fn start_guard(&self, attempt: &Attempt) -> Result<(), ActionError> {
+        let lock = timeout_at(attempt.deadline(), self.files.starting.lock());
+        let _starting = lock.await.map_err(|_| attempt.timed_out())?;
+        let seen = self.files.last_status();
+        if self.files.is_locked() {
+            return match self.guard_seen() {
+                GuardSeen::Alive(_) => Ok(()),
+                _ => Err(attempt.refused("a guard that does not report holds the lock")),
+            };
         }
-        let layout = Layout::of(&config.data_dir).map_err(|why| attempt.cannot(why))?;
-        if let Some(why) = settings::unusable_in_shell(&layout.spool()) {
-            return Err(attempt.cannot(why));
+        let major = self.program_major(attempt).await?;
+        let mut child = self.spawn_guard(major, attempt)?;
+        let pid = child.id().and_then(|id| i32::try_from(id).ok());
+        loop {
+            let reports = self.files.last_status().filter(|status| Some(status.guard_pid) == pid);
+            if reports.is_some_and(|status| Some(&status) != seen.as_ref()) {
+                info!(pid, "guard started");
+                tokio::spawn(note_end(child));
+                return Ok(());
+            }
+            if let Ok(Some(status)) = child.try_wait() {
+                let said = last_line(&self.config);
+                return Err(attempt.refused(format!("it ended with {status}: {said}")));
+            }
+            if attempt.left().is_zero() {
+                // It may yet come up; nobody is harmed, since it starts nothing without a permit.
+                tokio::spawn(note_end(child));
+                return Err(attempt.timed_out());
+            }
+            sleep(LOOK_EVERY.min(attempt.left())).await;
         }
-        let boot = guard::boot_id().map_err(|why| attempt.cannot(why))?;
-        directory::make_own_directories(&config, &layout).map_err(|why| attempt.cannot(why))?;
-        // Of an agent that was killed during initdb.
-        directory::remove_file(&layout.password_file()).map_err(|why| attempt.cannot(why))?;
-        Ok(Self {
-            config: Arc::new(config),
-            layout,
-            boot,
-            changing: Arc::new(AsyncMutex::new(())),
-            acknowledging: AsyncMutex::new(()),
-            watching: AsyncMutex::new(None),
-            admitting: AsyncMutex::new(None),
-            starting: AsyncMutex::new(()),
-            silent_since: Mutex::new(None),
+    }
+
+    /// Starts the guard in its own session (it sees to that itself), so that it survives the agent.
+    fn spawn_guard(&self, major: u32, attempt: &Attempt) -> Result<Child, ActionError> {
+        let config = &*self.config;
+        let log = config.log_dir.join("guard.log");
+        let open = || OpenOptions::new().append(true).create(true).mode(0o640).open(&log);
+        let (out, err) = open()
+            .and_then(|file| Ok((file.try_clone()?, file)))
+            .map_err(|error| attempt.cannot(format!("cannot open {}: {error}", log.display())))?;
+        let number = |span: Duration| millis(span).to_string();
+        let mut command = Command::new(&self.process.guard);
+        command.arg("run").arg("--permit-dir").arg(&config.permit_dir);
+        command.arg("--pgdata").arg(&self.layout.data_dir);
+        command.arg("--margin-ms").arg(number(config.margin));
+        command.arg("--fast-stop-ms").arg(number(config.fast_stop));
+        command.arg("--immediate-stop-ms").arg(number(config.immediate_stop));
+        if let Some(RunAs { uid, gid }) = config.run_as {
+            command.arg("--uid").arg(uid.to_string()).arg("--gid").arg(gid.to_string());
+        }
+        command.arg("--").arg(self.process.bin_dir.join("postgres"));
+        command.args(settings::server_args(config, &self.layout, major));
+        // The agent's environment may hold secrets, and the server inherits the guard's.
+        command.env_clear().current_dir("/").kill_on_drop(false);
+        for kept in ["PATH", "TZ", "LD_LIBRARY_PATH"] {
+            if let Some(value) = std::env::var_os(kept) {
+                command.env(kept, value);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
+        command.spawn().map_err(|error| {
+            attempt.cannot(format!("cannot start {}: {error}", self.process.guard.display()))
         })
     }
 
-    /// Returns the configuration.
-    #[must_use]
-    pub fn config(&self) -> &ProcessConfig {
-        &self.config
+    /// Returns the major version of the programs.
+    async fn program_major(&self, attempt: &Attempt) -> Result<u32, ActionError> {
+        let tool = Tool::new("postgres", Programs::Local(self.local())).args(["--version"]);
+        let output = tool.run(attempt.deadline()).await;
+        let line = output.map_err(|error| error.during(attempt, Effect::None))?.lines.concat();
+        let version = line.split_whitespace().nth(2).unwrap_or_default();
+        let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().map_err(|_| attempt.cannot(format!("unknown version {line:?}")))
     }
 
-    fn tool(&self, name: &'static str) -> Tool<'_> {
-        Tool::new(name, &self.config.bin_dir, &self.layout.data_dir, self.config.run_as)
-    }
-
-    /// Waits for the right to change the data directory, and proves that nothing runs on it: not a
-    /// server, and not a tool that an earlier agent left behind.
-    async fn change(&self, attempt: &Attempt) -> Result<Changing, ActionError> {
-        let lock = Arc::clone(&self.changing).lock_owned();
-        let guard = timeout_at(attempt.deadline(), lock).await.map_err(|_| attempt.timed_out())?;
-        orphans::end_leftover_tools(&self.layout.data_dir, attempt).await?;
-        if let Some(why) = self.in_use() {
-            return Err(attempt.refused(why));
+    /// Its death kills the postmaster with it; what is left is killed before the next guard starts.
+    pub(crate) async fn kill_guard(&self, attempt: &Attempt) -> Result<(), ActionError> {
+        let GuardSeen::Silent { last: Some(last), .. } = self.guard_seen() else { return Ok(()) };
+        let Some(guard) = orphans::hold_named(last.guard_pid, "ha-guard") else { return Ok(()) };
+        warn!(guard = last.guard_pid, "the guard is frozen: it is killed, and PostgreSQL with it");
+        guard.signal(Signal::KILL);
+        while self.files.is_locked() {
+            if attempt.left().is_zero() {
+                return Err(attempt.timed_out());
+            }
+            sleep(LOOK_EVERY.min(attempt.left())).await;
         }
-        Ok(Arc::new(guard))
+        Ok(())
     }
 
-    /// Does file work that may wait for a disk, away from the threads that serve the lease. Past the
-    /// deadline it goes on there, and keeps the right to change the data directory until its end.
-    async fn file_work<T: Send + 'static>(
-        &self,
-        changing: &Changing,
-        attempt: &Attempt,
-        work: impl FnOnce(&ProcessConfig, &Layout) -> Result<T, String> + Send + 'static,
-    ) -> Result<T, ActionError> {
-        let (config, layout) = (Arc::clone(&self.config), self.layout.clone());
-        let changing = Arc::clone(changing);
-        let done = tokio::task::spawn_blocking(move || {
-            let result = work(&config, &layout);
-            drop(changing);
-            result
-        });
-        match timeout_at(attempt.deadline(), done).await {
-            Err(_) => Err(attempt.timed_out()),
-            Ok(Err(ended)) => Err(attempt.failed(ended, Effect::Unknown)),
-            Ok(Ok(result)) => result.map_err(|why| attempt.failed(why, Effect::Unknown)),
+    pub(crate) async fn stop_guard(&self, attempt: &Attempt) -> Result<(), ActionError> {
+        loop {
+            match self.guard_seen() {
+                GuardSeen::Absent => return Ok(()),
+                GuardSeen::Alive(status) => {
+                    // The number is from a status of this boot whose writer still holds its lock.
+                    let told = Pid::from_raw(status.guard_pid)
+                        .is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
+                    if !told && self.files.is_locked() {
+                        return Err(attempt.refused("the guard cannot be signalled"));
+                    }
+                }
+                GuardSeen::Silent { .. } => {}
+            }
+            if attempt.left().is_zero() {
+                return Err(attempt.timed_out());
+            }
+            sleep(LOOK_EVERY.min(attempt.left())).await;
         }
     }
 }
 
-impl PostgresDriver for ProcessDriver {
-    fn guard(&self) -> GuardSeen {
-        self.guard_seen()
+/// Waits for the guard's end, so that it does not stay a zombie while this agent lives.
+async fn note_end(mut child: Child) {
+    let pid = child.id();
+    match child.wait().await {
+        Ok(status) if status.success() => info!(pid, "guard ended as it was told"),
+        Ok(status) => warn!(pid, %status, "guard ended"),
+        Err(error) => warn!(pid, %error, "could not wait for the guard"),
     }
+}
 
-    async fn ensure_guard(&self, deadline: Instant) -> Result<(), ActionError> {
-        self.start_guard(&Attempt::new("start the guard", deadline)).await
-    }
-
-    fn read_permit(&self) -> Result<Option<Permit>, ActionError> {
-        guard::read_permit(&self.config.permit_dir, self.boot)
-    }
-
-    fn write_permit(&self, permit: &Permit) -> Result<(), ActionError> {
-        guard::write_permit(&self.config.permit_dir, permit)
-    }
-
-    async fn kill_orphans(&self, deadline: Instant) -> Result<(), ActionError> {
-        self.end_orphans(&Attempt::new("kill orphaned processes", deadline)).await
-    }
-
-    async fn inspect(&self, deadline: Instant) -> DataDir {
-        self.look(deadline).await
-    }
-
-    async fn probe(&self, deadline: Instant) -> Result<Probe, ProbeError> {
-        let ProcessConfig { probe_host, port, superuser, .. } = &*self.config;
-        crate::probe::read(probe_host, *port, superuser, deadline).await
-    }
-
-    async fn probe_write(&self, deadline: Instant) -> Result<(), ProbeError> {
-        let ProcessConfig { probe_host, port, superuser, .. } = &*self.config;
-        crate::probe::write(probe_host, *port, superuser, deadline).await
-    }
-
-    async fn initdb(&self, deadline: Instant) -> Result<ControlFile, ActionError> {
-        self.make_cluster(&Attempt::new("initialise a database cluster", deadline)).await
-    }
-
-    async fn clone_from(
-        &self,
-        upstream: &Upstream,
-        progress: &(dyn Fn(u64, Option<u64>) + Send + Sync),
-        deadline: Instant,
-    ) -> Result<(), ActionError> {
-        let attempt = Attempt::new(format!("clone from {}", upstream.node), deadline);
-        self.make_clone(upstream, progress, &attempt).await
-    }
-
-    async fn rewind(&self, upstream: &Upstream, deadline: Instant) -> Result<(), ActionError> {
-        let attempt = Attempt::new(format!("rewind to follow {}", upstream.node), deadline);
-        self.rewind_to(upstream, &attempt).await
-    }
-
-    async fn keep_diverged(
-        &self,
-        fork: WalPosition,
-        end: WalPosition,
-        into: &Path,
-        deadline: Instant,
-    ) -> Result<Diverged, ActionError> {
-        let attempt = Attempt::new(format!("keep diverged WAL in {}", into.display()), deadline);
-        self.keep_wal(fork, end, into, &attempt).await
-    }
-
-    async fn adopt_wal(&self, files: &[PathBuf], deadline: Instant) -> Result<(), ActionError> {
-        self.take_wal(files, &Attempt::new("adopt WAL", deadline)).await
-    }
-
-    async fn prepare_standby(
-        &self,
-        upstream: Option<&Upstream>,
-        deadline: Instant,
-    ) -> Result<(), ActionError> {
-        let attempt = Attempt::new("prepare the start as a standby", deadline);
-        self.prepare_as_standby(upstream, &attempt).await
-    }
-
-    async fn prepare_restart_in_place(
-        &self,
-        admit: bool,
-        deadline: Instant,
-    ) -> Result<(), ActionError> {
-        self.prepare_in_place(admit, &Attempt::new("prepare the restart in place", deadline)).await
-    }
-
-    async fn follow(
-        &self,
-        upstream: Option<&Upstream>,
-        deadline: Instant,
-    ) -> Result<(), ActionError> {
-        let whom = upstream.map_or("nobody", |upstream| upstream.node.as_str());
-        self.point_at(upstream, &Attempt::new(format!("follow {whom}"), deadline)).await
-    }
-
-    async fn promote(&self, deadline: Instant) -> Result<WalPosition, ActionError> {
-        self.end_recovery(&Attempt::new("promote", deadline)).await
-    }
-
-    async fn checkpoint(&self, deadline: Instant) -> Result<(), ActionError> {
-        let attempt = Attempt::new("checkpoint", deadline);
-        let settings = [("statement_timeout", "0")];
-        self.execute("CHECKPOINT", &settings, &attempt, Effect::Unknown).await.map(drop)
-    }
-
-    async fn keep_internal_user(&self, deadline: Instant) -> Result<bool, ActionError> {
-        let attempt = Attempt::new("keep the internal user", deadline);
-        self.mend_internal_user(&attempt).await
-    }
-
-    async fn keep_slots(
-        &self,
-        peers: &[NodeId],
-        positions: &[(NodeId, Lsn)],
-        deadline: Instant,
-    ) -> Result<Vec<NodeId>, ActionError> {
-        let attempt = Attempt::new("keep replication slots", deadline);
-        self.mend_slots(peers, positions, &attempt).await
-    }
-
-    async fn set_synchronous(
-        &self,
-        to: &Synchronous,
-        deadline: Instant,
-    ) -> Result<(), ActionError> {
-        let attempt = Attempt::new("change synchronous_standby_names", deadline);
-        self.say_synchronous(to, &attempt).await
-    }
-
-    async fn receivers(&self, deadline: Instant) -> Result<Receivers, ProbeError> {
-        self.look_at_receivers(deadline).await
-    }
-
-    async fn settle_synchronous(
-        &self,
-        to: &Synchronous,
-        deadline: Instant,
-    ) -> Result<Lsn, ActionError> {
-        let attempt = Attempt::new("settle synchronous_standby_names", deadline);
-        self.say_synchronous_with_barrier(to, &attempt).await
-    }
-
-    async fn admit_clients(&self, admit: bool, deadline: Instant) -> Result<(), ActionError> {
-        let what = if admit { "let clients in" } else { "keep clients out" };
-        self.admit(admit, &Attempt::new(what, deadline)).await
-    }
-
-    async fn detach(&self, deadline: Instant) -> Result<Detached, ActionError> {
-        self.stop_receiving(&Attempt::new("stop receiving WAL", deadline)).await
-    }
-
-    fn spool(&self) -> PathBuf {
-        self.layout.spool()
-    }
-
-    fn clear_spool(&self) -> Result<(), ActionError> {
-        let attempt = Attempt::new("clear the spool", Instant::now());
-        directory::empty_dir(&self.layout.spool()).map_err(|why| attempt.refused(why))
-    }
-
-    fn wal_dir(&self) -> PathBuf {
-        self.layout.wal_dir()
-    }
-
-    async fn end_of_wal(&self, deadline: Instant) -> Result<WalPosition, ActionError> {
-        let attempt = Attempt::new("find the end of WAL", deadline);
-        let _changing = self.change(&attempt).await?;
-        self.find_end_of_wal(&attempt).await
-    }
-
-    fn local_history(&self) -> Result<Vec<TimelineSwitch>, ActionError> {
-        let attempt = Attempt::new("read the timeline history", Instant::now());
-        directory::local_history(&self.layout).map_err(|why| attempt.refused(why))
-    }
-
-    fn wal_tip(&self, position: WalPosition) -> Result<Tip, ActionError> {
-        let attempt = Attempt::new("read how far the WAL reaches", Instant::now());
-        let mut tip = tip_of_local(&self.layout.in_data("pg_wal"), position)
-            .map_err(|error| attempt.refused(error))?;
-        // What was replayed is there, whatever the files say.
-        if tip.end.timeline == position.timeline {
-            tip.end.lsn = tip.end.lsn.max(position.lsn);
-        }
-        Ok(tip)
-    }
-
-    async fn upstream_history(
-        &self,
-        upstream: &Upstream,
-        deadline: Instant,
-    ) -> Result<UpstreamHistory, ActionError> {
-        let attempt = Attempt::new(format!("read the history of {}", upstream.node), deadline);
-        self.ask_history(upstream, &attempt).await
-    }
-
-    fn move_aside(&self, why: &str) -> Result<PathBuf, ActionError> {
-        let attempt = Attempt::new("move the data directory aside", Instant::now());
-        if let Some(why) = self.in_use() {
-            return Err(attempt.refused(why));
-        }
-        directory::move_aside(&self.layout, self.config.run_as, why)
-            .map_err(|why| attempt.refused(why))
-    }
-
-    fn prune_aside(&self, keep: usize) -> Result<Vec<PathBuf>, ActionError> {
-        self.delete_aside(keep, &Attempt::new("delete old data directories", Instant::now()))
-    }
-
-    fn free_bytes(&self) -> Result<u64, ActionError> {
-        let attempt = Attempt::new("read the free space", Instant::now());
-        directory::free_bytes(&self.layout).map_err(|why| attempt.refused(why))
-    }
-
-    fn margin(&self) -> Duration {
-        self.config.margin
-    }
+fn last_line(config: &InstanceConfig) -> String {
+    let text = fs::read(config.log_dir.join("guard.log")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    one_line(text.lines().next_back().unwrap_or("it said nothing"))
 }

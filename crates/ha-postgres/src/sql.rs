@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::attempt::Attempt;
 use crate::driver::{ActionError, Effect, ProbeError};
-use crate::process::Role;
+use crate::instance::Role;
 use crate::wire::{Connection, Login, WireError};
 
 /// How our own sessions are named; sessions of standbys bear their node's name instead.

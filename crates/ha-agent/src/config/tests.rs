@@ -48,6 +48,25 @@ fn the_documented_file_is_accepted() {
 }
 
 #[test]
+fn a_container_takes_the_place_of_programs() {
+    let text = GOOD
+        .replace(
+            "driver   = \"process\"",
+            "driver = \"docker\"\ncontainer = \"orders-n1-postgres\"",
+        )
+        .replace("bin_dir  = \"/usr/lib/postgresql/17/bin\"\n", "");
+    let config = read(&text, &[]).expect("no fault");
+    let container = "orders-n1-postgres".to_owned();
+    let socket = "unix:///var/run/docker.sock".to_owned();
+    let driver = config.postgres.expect("a data node").driver;
+    assert_eq!(driver, DriverSettings::Docker { container, socket });
+    let other = [("HA_POSTGRES_DOCKER", "unix:///run/user/1000/docker.sock")];
+    let driver = read(&text, &other).expect("no fault").postgres.expect("a data node").driver;
+    let DriverSettings::Docker { socket, .. } = driver else { panic!("{driver:?}") };
+    assert_eq!(socket, "unix:///run/user/1000/docker.sock");
+}
+
+#[test]
 fn the_environment_overrides_a_key() {
     let config = read(GOOD, &[("HA_LEASE_TTL", "5s"), ("HA_POSTGRES_PRIORITY", "7")]);
     let config = config.expect("no fault");
@@ -76,7 +95,11 @@ fn each_fault_is_one_line_that_names_the_key() {
         ("listen   = \"10.77.0.1:5432\"", "listen = \"10.77.0.1\"", "postgres.listen: \"10.77.0.1\" is no host:port"),
         ("data_dir = \"/var/lib/haclt\"", "data_dir = \"haclt\"", "data_dir: haclt is not an absolute path"),
         ("data_dir = \"/var/lib/haclt\"", "data_dir = \"/var/lib/postgresql/data/h\"", "data_dir /var/lib/postgresql/data/h must not lie inside"),
-        ("driver   = \"process\"", "driver = \"docker\"",      "postgres.driver: \"docker\" is not available"),
+        ("driver   = \"process\"", "driver = \"podman\"",      "postgres.driver: \"podman\" is neither"),
+        ("driver   = \"process\"", "driver = \"docker\"",      "postgres.container is missing"),
+        ("driver   = \"process\"", "driver = \"docker\"",      "postgres.bin_dir: not with driver \"docker\""),
+        ("driver   = \"process\"", "driver = \"docker\"\ndocker = \"tcp://x:1\"", "postgres.docker: \"tcp://x:1\" is no socket"),
+        ("driver   = \"process\"", "container = \"x\"",        "postgres.container: not with driver \"process\""),
     ];
     for (from, to, expected) in table {
         assert!(GOOD.contains(from), "{from}");

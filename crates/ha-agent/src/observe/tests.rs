@@ -56,6 +56,7 @@ fn guard(state: RunState, primary_epoch: u64) -> GuardStatus {
         exit: None,
         primary_epoch: Epoch(primary_epoch),
         realtime: true,
+        margin: None,
         reason: String::new(),
     }
 }

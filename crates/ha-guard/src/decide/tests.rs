@@ -44,7 +44,14 @@ fn run_3(phase: Phase, right: Option<Right>) -> Memory {
 }
 
 fn facts(permit: Permit, processes: Processes) -> Facts {
-    Facts { now: NOW, permit: Some(permit), standby_signal: true, processes, quit: false }
+    Facts {
+        now: NOW,
+        permit: Some(permit),
+        standby_signal: true,
+        launchable: true,
+        processes,
+        quit: false,
+    }
 }
 
 const OVER: Phase = Phase::Over { killed: None };
@@ -93,6 +100,12 @@ fn a_standby_without_its_signal_file_is_refused_and_the_run_used_up() {
     let (refused, action) = decide(run_3(OVER, None), &unsigned(permit(4, 0, STANDBY)), &SETTINGS);
     assert_eq!((action, refused.phase, refused.run), (Stay, Phase::Refused, 4));
     assert_eq!(refused.why, Why::NoStandbySignal);
+    for order in [STANDBY, primary(5, VALID)] {
+        let untold = Facts { launchable: false, ..facts(permit(4, 0, order), Processes::None) };
+        let (refused, action) = decide(run_3(OVER, HELD), &untold, &SETTINGS);
+        assert_eq!((action, refused.phase, refused.run), (Stay, Phase::Refused, 4));
+        assert_eq!(refused.why, Why::NoLaunch);
+    }
     let (_, action) = decide(refused, &facts(permit(4, 0, STANDBY), Processes::None), &SETTINGS);
     assert_eq!(action, Stay);
 }
@@ -280,7 +293,8 @@ fn sights() -> Vec<Facts> {
             for (standby_signal, quit) in
                 [(false, false), (false, true), (true, false), (true, true)]
             {
-                all.push(Facts { now: NOW, permit, standby_signal, processes, quit });
+                let launchable = standby_signal;
+                all.push(Facts { now: NOW, permit, standby_signal, launchable, processes, quit });
             }
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ha_core::ancestry::{Relation, TimelineSwitch, compare};
-use ha_core::permit::{GuardStatus, Permit, RunState};
+use ha_core::permit::{ExitHow, GuardStatus, Permit, RunState};
 use ha_core::{Epoch, Lsn, NodeId, TimelineId, WalPosition};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -179,6 +179,7 @@ impl PostgresDriver for FakeDriver {
                 exit: None,
                 primary_epoch: Epoch::NONE,
                 realtime: false,
+                margin: Some(server.margin),
                 reason: String::new(),
             });
         });
@@ -192,6 +193,24 @@ impl PostgresDriver for FakeDriver {
     fn write_permit(&self, permit: &Permit) -> Result<(), ActionError> {
         self.here(|server| server.permit = Some(*permit));
         self.here(|_| ());
+        Ok(())
+    }
+
+    async fn kill_guard(&self, _deadline: Instant) -> Result<(), ActionError> {
+        self.here(|server| {
+            if server.switches.guard_frozen {
+                server.end(RunState::Exited, ExitHow::Signal(9), "");
+                server.guard = None;
+                server.switches.guard_frozen = false;
+            }
+        });
+        Ok(())
+    }
+
+    async fn stop_guard(&self, _deadline: Instant) -> Result<(), ActionError> {
+        self.here(|server| {
+            server.guard.take_if(|status| status.state.is_gone());
+        });
         Ok(())
     }
 
@@ -511,8 +530,8 @@ impl PostgresDriver for FakeDriver {
         })
     }
 
-    fn move_aside(&self, why: &str) -> Result<PathBuf, ActionError> {
-        let attempt = Attempt::new("move the data directory aside", Instant::now());
+    async fn move_aside(&self, why: &str, deadline: Instant) -> Result<PathBuf, ActionError> {
+        let attempt = Attempt::new("move the data directory aside", deadline);
         self.change(&attempt, |server| {
             server.moved_aside += 1;
             server.data = Server::new(server.margin).data;
@@ -536,5 +555,13 @@ impl PostgresDriver for FakeDriver {
 
     fn margin(&self) -> Duration {
         self.here(|server| server.margin)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    async fn changed(&self) {
+        std::future::pending::<()>().await;
     }
 }

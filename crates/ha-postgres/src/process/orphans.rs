@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::ProcessDriver;
+use super::ProcessRuntime;
 use crate::attempt::Attempt;
 use crate::driver::{ActionError, GuardSeen};
 use crate::tool::{DATA_DIR_MARK, STARTED_BY_MARK, started_by};
@@ -24,14 +24,14 @@ use crate::tool::{DATA_DIR_MARK, STARTED_BY_MARK, started_by};
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A process that was found, and a hold on it.
-struct Found {
+pub(super) struct Found {
     pid: i32,
     parent: i32,
     handle: OwnedFd,
 }
 
 impl Found {
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         // It may have ended meanwhile.
         let _ = pidfd_send_signal(&self.handle, signal);
     }
@@ -102,12 +102,17 @@ fn is_tool(pid: i32, data_dir: &Path, us: Option<&str>) -> bool {
         && value(STARTED_BY_MARK).is_some_and(|by| us.is_none_or(|us| by != us))
 }
 
-/// Kills tools that an earlier agent left behind on the data directory (rule 63).
-pub(super) async fn end_leftover_tools(
-    data_dir: &Path,
-    attempt: &Attempt,
-) -> Result<(), ActionError> {
-    end_tools(data_dir, Some(&started_by()), attempt).await
+/// Holds on to a process of that number if it is a program of that name.
+pub(super) fn hold_named(pid: i32, name: &str) -> Option<Found> {
+    let text = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    if text.trim_end() != name {
+        return None;
+    }
+    let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let parent = stat(pid)?.get(1)?.parse().ok()?;
+    // Looked at again while held: the number cannot mean another process any more.
+    let text = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    (text.trim_end() == name).then_some(Found { pid, parent, handle })
 }
 
 /// Returns the tools of ours that work on a directory, whoever began them.
@@ -137,9 +142,14 @@ pub(crate) async fn end_tools(
     }
 }
 
-impl ProcessDriver {
+impl ProcessRuntime {
+    /// Kills tools that an earlier agent left behind on the data directory (rule 63).
+    pub(crate) async fn end_leftover_tools(&self, attempt: &Attempt) -> Result<(), ActionError> {
+        end_tools(&self.layout.data_dir, Some(&started_by()), attempt).await
+    }
+
     /// Returns what still runs on the data directory, in words, if anything does.
-    pub(super) fn in_use(&self) -> Option<String> {
+    pub(crate) fn in_use(&self) -> Option<String> {
         let pid = *self.servers().first()?;
         let title = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let title = String::from_utf8_lossy(&title).replace('\0', " ");
@@ -148,13 +158,13 @@ impl ProcessDriver {
     }
 
     /// Returns the processes of servers on the data directory.
-    pub(super) fn servers(&self) -> Vec<i32> {
+    fn servers(&self) -> Vec<i32> {
         let data_dir = &self.layout.data_dir;
         pids().into_iter().filter(|pid| is_server(*pid, data_dir)).collect()
     }
 
     /// Signals a process of our server. Returns whether the number still meant one.
-    pub(super) fn signal_server(&self, pid: i32, signals: &[Signal]) -> bool {
+    pub(crate) fn signal_server(&self, pid: i32, signals: &[Signal]) -> bool {
         let data_dir = &self.layout.data_dir;
         let handle = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         // Looked at while held.
@@ -163,7 +173,7 @@ impl ProcessDriver {
     }
 
     /// Kills servers and tools that nobody guards, and returns once they are gone.
-    pub(super) async fn end_orphans(&self, attempt: &Attempt) -> Result<(), ActionError> {
+    pub(crate) async fn end_orphans(&self, attempt: &Attempt) -> Result<(), ActionError> {
         match self.guard_seen() {
             GuardSeen::Absent => {}
             GuardSeen::Alive(_) | GuardSeen::Silent { .. } => {
@@ -171,7 +181,7 @@ impl ProcessDriver {
             }
         }
         let data_dir: &PathBuf = &self.layout.data_dir;
-        end_leftover_tools(data_dir, attempt).await?;
+        self.end_leftover_tools(attempt).await?;
         loop {
             let left = find(|pid| is_server(pid, data_dir));
             if left.is_empty() {
@@ -203,7 +213,7 @@ impl ProcessDriver {
     ///
     /// # Sources
     /// PostgreSQL, `miscinit.c: CreateLockFile`.
-    pub(super) fn foreign_postmaster(&self) -> Option<i32> {
+    pub(crate) fn foreign_postmaster(&self) -> Option<i32> {
         let text = fs::read_to_string(self.layout.in_data("postmaster.pid")).ok()?;
         let pid: i32 = text.lines().next()?.trim().parse().ok()?;
         (pid > 0 && is_alive(pid) && !is_server(pid, &self.layout.data_dir)).then_some(pid)

@@ -98,7 +98,7 @@ pub struct WalFile {
 }
 
 impl WalFile {
-    pub(super) const fn is_segment(&self) -> bool {
+    pub(crate) const fn is_segment(&self) -> bool {
         matches!(self.name, WalName::Segment { .. })
     }
 

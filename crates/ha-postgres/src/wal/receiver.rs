@@ -15,10 +15,9 @@ use super::WalError;
 use super::files::mend_partial;
 use crate::attempt::{Attempt, one_line};
 use crate::driver::{ActionError, Upstream};
-use crate::process::{
-    Role, RunAs, connection, end_tools, make_dir, pass_line, tools_on, write_file,
-};
-use crate::tool::{Tool, ToolError};
+use crate::instance::{Role, RunAs, connection, make_dir, pass_line, write_file};
+use crate::process::{end_tools, tools_on};
+use crate::tool::{Local, Programs, Tool, ToolError};
 
 const PROGRAM: &str = "pg_receivewal";
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -107,7 +106,8 @@ impl Receiver {
             .unwrap_or_else(|ended| Err(ended.to_string()))
             .map_err(|why| ReceiveError::Disk(one_line(&why)))?;
         let ReceiverConfig { bin_dir, dir, run_as, .. } = &self.config;
-        let tool = Tool::new(PROGRAM, bin_dir, dir, *run_as).args(self.args(upstream));
+        let local = Local { bin_dir, work_dir: dir, run_as: *run_as };
+        let tool = Tool::new(PROGRAM, Programs::Local(local)).args(self.args(upstream));
         let tool = tool.pass_file(&pass_file(dir));
         Err(match tool.run(Instant::now() + YEARS).await {
             Ok(_) => ReceiveError::Ended("the program was told to end".to_owned()),

@@ -3,9 +3,12 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+pub(crate) mod engine;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -15,10 +18,12 @@ use std::time::{Duration, SystemTime};
 use ha_core::permit::{GuardStatus, Order, Permit, StopMode};
 use ha_core::{BootId, BootNanos, Epoch, Lsn, NodeId, WalPosition};
 use ha_postgres::driver::{GuardSeen, PostgresDriver, Probe, Synchronous, Upstream};
-use ha_postgres::{ProcessConfig, ProcessDriver, Role, RunAs, Secret};
+use ha_postgres::{Instance, InstanceConfig, ProcessConfig, Role, RunAs, Secret};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
+
+use crate::kind::DOCKER;
 
 pub(crate) const SUPERUSER_PASSWORD: &str = "super: 'q\\uote' §1";
 pub(crate) const REPLICATION_PASSWORD: &str = "repl: 'q\\uote' §2";
@@ -57,7 +62,7 @@ pub(crate) fn guard_binary() -> PathBuf {
         .clone()
 }
 
-fn newest(dir: &Path) -> SystemTime {
+pub(crate) fn newest(dir: &Path) -> SystemTime {
     let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
     let times = entries.map(|entry| {
         let file = entry.metadata().unwrap();
@@ -68,6 +73,9 @@ fn newest(dir: &Path) -> SystemTime {
 
 /// The user that PostgreSQL runs as, if the tests run as root.
 pub(crate) fn run_as() -> Option<RunAs> {
+    if DOCKER {
+        return Some(*engine::RUN_AS.get().expect("a node was made"));
+    }
     if !rustix::process::geteuid().is_root() {
         return None;
     }
@@ -75,6 +83,15 @@ pub(crate) fn run_as() -> Option<RunAs> {
     let line = passwd.lines().find(|line| line.starts_with("postgres:")).expect("user postgres");
     let number = |at: usize| line.split(':').nth(at).unwrap().parse().unwrap();
     Some(RunAs { uid: number(2), gid: number(3) })
+}
+
+/// Returns a driver of the kind that is tested.
+pub(crate) fn driver(config: InstanceConfig) -> Instance {
+    if DOCKER {
+        return engine::driver(config);
+    }
+    let process = ProcessConfig { bin_dir: bin_dir(), guard: guard_binary() };
+    Instance::on_processes(config, process).unwrap()
 }
 
 pub(crate) fn soon(seconds: u64) -> Instant {
@@ -133,9 +150,51 @@ impl Drop for Stranger {
     }
 }
 
+/// A tool that an agent before this one left at work on a node's data directory.
+pub(crate) enum LeftBehind {
+    Process(Box<std::process::Child>),
+    Container(String),
+}
+
+impl LeftBehind {
+    pub(crate) fn start(node: &Node, program: &str, args: &[&str]) -> Self {
+        let data = node.data().display().to_string();
+        let password = format!("PGPASSWORD={REPLICATION_PASSWORD}");
+        if DOCKER {
+            let user = run_as().unwrap();
+            let (user, volumes) = (format!("{}:{}", user.uid, user.gid), node.container());
+            let tool = format!("org.haclt.tool={program}");
+            let dir = format!("org.haclt.data-dir={data}");
+            let fixed = ["run", "-d", "--network", "host", "--user", &user, "--volumes-from"];
+            let labels = ["--label", &tool, "--label", &dir, "--label", "org.haclt.started-by=1:1"];
+            let what = [&volumes, "--env", &password, "--entrypoint", program, engine::image()];
+            let all = [&fixed[..], &what[..1], &labels, &what[1..], args].concat();
+            return Self::Container(engine::docker(&all));
+        }
+        let mut left = Command::new(bin_dir().join(program));
+        if let Some(user) = run_as() {
+            left.uid(user.uid).gid(user.gid);
+        }
+        left.args(args).env("PGPASSWORD", REPLICATION_PASSWORD).env("HACLT_DATA_DIR", data);
+        left.env("HACLT_STARTED_BY", "1:1").current_dir("/").stderr(std::process::Stdio::null());
+        Self::Process(Box::new(left.spawn().unwrap()))
+    }
+
+    /// Waits until it was ended from outside.
+    pub(crate) async fn ends(self) {
+        match self {
+            Self::Process(mut child) => assert!(!child.wait().unwrap().success()),
+            Self::Container(id) => {
+                let gone = async || engine::try_docker(&["inspect", &id]).is_err().then_some(());
+                until("the tool that was left behind is gone", gone).await;
+            }
+        }
+    }
+}
+
 /// One node. Dropping it ends its processes and removes its directories.
 pub(crate) struct Node {
-    pub(crate) driver: ProcessDriver,
+    pub(crate) driver: Instance,
     pub(crate) name: NodeId,
     pub(crate) port: u16,
     pub(crate) dir: TempDir,
@@ -147,18 +206,16 @@ impl Node {
         Self::with(name, |_| {})
     }
 
-    pub(crate) fn with(name: &str, change: impl FnOnce(&mut ProcessConfig)) -> Self {
+    pub(crate) fn with(name: &str, change: impl FnOnce(&mut InstanceConfig)) -> Self {
         let dir = tempfile::Builder::new().prefix("ha-postgres-test-").tempdir().unwrap();
         // The server's user must get through.
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut config = ProcessConfig {
+        let mut config = InstanceConfig {
             node: name.parse().unwrap(),
-            bin_dir: bin_dir(),
             data_dir: dir.path().join("data"),
             permit_dir: dir.path().join("permit"),
             log_dir: dir.path().join("log"),
-            guard: guard_binary(),
             listen_addresses: vec!["127.0.0.1".to_owned()],
             port,
             probe_host: "127.0.0.1".to_owned(),
@@ -170,7 +227,7 @@ impl Node {
                 name: "haclt_replication".to_owned(),
                 password: Secret::new(REPLICATION_PASSWORD),
             },
-            run_as: run_as(),
+            run_as: if DOCKER { None } else { run_as() },
             margin: Duration::from_millis(100),
             fast_stop: Duration::from_secs(10),
             immediate_stop: Duration::from_secs(5),
@@ -178,8 +235,11 @@ impl Node {
             hba: Vec::new(),
         };
         change(&mut config);
+        if DOCKER {
+            engine::make_container(&config);
+        }
         let name = config.node.clone();
-        let driver = ProcessDriver::new(config).unwrap();
+        let driver = driver(config);
         Self { driver, name, port, dir, run: AtomicU64::new(0) }
     }
 
@@ -274,8 +334,15 @@ impl Node {
         self.status().and_then(|status| status.postmaster).expect("the server runs")
     }
 
-    pub(crate) fn signal(pid: i32, signal: Signal) {
+    /// Signals a process as guard and server count it.
+    pub(crate) fn signal(&self, pid: i32, signal: Signal) {
+        let pid = if DOCKER { engine::outer_pid(&self.container(), pid) } else { pid };
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// Returns the name of its container.
+    pub(crate) fn container(&self) -> String {
+        engine::container_of(self.driver.config())
     }
 
     pub(crate) async fn is_gone(&self) {
@@ -293,8 +360,20 @@ impl Node {
 
     /// Ends the server without any shutdown.
     pub(crate) async fn crash(&self) {
-        Self::signal(self.postmaster(), Signal::KILL);
+        self.signal(self.postmaster(), Signal::KILL);
         self.is_gone().await;
+    }
+
+    /// Runs one of PostgreSQL's programs as the server's user and returns what it prints.
+    pub(crate) fn tool(&self, name: &str, args: &[&str]) -> String {
+        let mut command = Command::new(bin_dir().join(name));
+        if let Some(user) = run_as() {
+            command.uid(user.uid).gid(user.gid);
+        }
+        let output = command.args(args).env("LC_ALL", "C").current_dir("/").output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name} of {}: {error}", self.name);
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Runs SQL as the superuser with `psql`, and returns its output.
@@ -324,6 +403,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if DOCKER {
+            return engine::remove_containers(self.driver.config());
+        }
         let Some(status) = self.status() else { return };
         let guard = Pid::from_raw(status.guard_pid).unwrap();
         if let Some(postmaster) = status.postmaster.and_then(Pid::from_raw) {

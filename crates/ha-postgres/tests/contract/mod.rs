@@ -1,0 +1,11 @@
+//! What every driver must do, whatever it runs the programs in.
+
+mod configuration;
+mod directories;
+mod diverged;
+mod guards;
+mod lifecycle;
+mod probes;
+mod slots;
+mod synchronous;
+mod wal_end;

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Builds the agent's image for one major version of PostgreSQL.
+#
+#   deploy/build-image.sh [MAJOR]          default: 17; the image is haclt/agent:pgMAJOR
+#
+# The programs are compiled in an image of Rust if there is one or it can be pulled. Otherwise they are
+# compiled by this machine's own Rust (deploy/static-build.sh); they are static, so the image is the
+# same. HACLT_BUILD=image or HACLT_BUILD=here chooses.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+readonly RUST_IMAGE=${HACLT_RUST_IMAGE:-rust:1.95.0-bookworm}
+say() { printf 'build-image: %s\n' "$*" >&2; }
+die() { say "error: $1"; shift; for hint in "$@"; do say "hint: $hint"; done; exit 1; }
+
+major=${1:-17}
+[[ $major =~ ^[0-9]+$ ]] || die "'$major' is not a major version of PostgreSQL" "usage: $0 [MAJOR]"
+base=${HACLT_POSTGRES_IMAGE:-postgres:$major}
+docker version >/dev/null 2>&1 ||
+    die "cannot reach the Docker engine" "Start it, or let this user use it, then try again."
+docker image inspect "$base" >/dev/null 2>&1 || deploy/base-images.sh "$major"
+
+has_rust_image() {
+    docker image inspect "$RUST_IMAGE" >/dev/null 2>&1 ||
+        timeout --kill-after 5 "${HACLT_PULL_SECONDS:-300}" docker pull --quiet "$RUST_IMAGE" >/dev/null 2>&1
+}
+
+case ${HACLT_BUILD:-} in
+    image | here) where=$HACLT_BUILD ;;
+    '') if has_rust_image; then where=image; else where=here; fi ;;
+    *) die "HACLT_BUILD is '$HACLT_BUILD', which is neither image nor here" ;;
+esac
+arguments=(--build-arg "POSTGRES_IMAGE=$base")
+if [[ $where == image ]]; then
+    arguments+=(--build-arg "RUST_IMAGE=$RUST_IMAGE")
+else
+    say "$RUST_IMAGE is not to be had: building with this machine's Rust"
+    [[ ${HACLT_PREBUILT:-no} == yes ]] || deploy/static-build.sh target/image
+    # Any image with a shell will do: nothing is compiled in it.
+    arguments+=(--build-arg "RUST_IMAGE=$base" --build-arg PREBUILT=yes)
+fi
+revision=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+docker build --file deploy/Dockerfile --tag "haclt/agent:pg$major" "${arguments[@]}" \
+    --build-arg "VERSION=$version" --build-arg "REVISION=$revision" --network host . >&2
+say "haclt/agent:pg$major is ready"
