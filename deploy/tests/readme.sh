@@ -64,6 +64,12 @@ at_end() {
                 done
             done' >/dev/null 2>&1 || true
     done
+    # A tool's container that an agent could not remove any more holds the volumes of its database.
+    docker ps --all --quiet --filter label=org.haclt.tool |
+        xargs --no-run-if-empty docker inspect --format '{{.Id}} {{index .Config.Labels "org.haclt.data-dir"}}' |
+        awk -v ours="$run_id" 'index($2, ours) {print $1}' | xargs --no-run-if-empty docker rm -f -v >/dev/null
+    docker volume ls --quiet | grep "^$run_id" | xargs --no-run-if-empty docker volume rm >/dev/null
+    rm -rf --one-file-system "/run/haclt/$run_id"*
     docker rmi "haclt/agent:$run_id" >/dev/null 2>&1
     [[ -z $interface ]] || ip link delete "$interface"
 }
