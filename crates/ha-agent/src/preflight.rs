@@ -153,6 +153,7 @@ fn instance(
         listen_addresses: vec![settings.listen.0.clone()],
         port: settings.listen.1,
         probe_host,
+        own_network: false,
         superuser: Role { name: settings.superuser.clone(), password: superuser },
         replication: Role { name: settings.replication_user.clone(), password: replication },
         run_as: None,

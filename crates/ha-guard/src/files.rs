@@ -112,22 +112,18 @@ pub(crate) fn replace(directory: &Path, name: &str, text: &[u8]) -> io::Result<(
 ///
 /// Each datagram to the guard is the text of a permit, empty if there is none; it is sent when it
 /// changes, and once at the start. Each datagram to the thread is the text of a status; an empty
-/// one ends the thread, which answers [`FAREWELL`]. With `signalled`, a data directory, it also sends
-/// signals to the server there, if the agent asks for that.
+/// one ends the thread, which answers [`FAREWELL`]. With `signals` it also sends signals to the
+/// server, if the agent asks for that.
 ///
 /// # Errors
 /// If a socket or the thread cannot be made. Without inotify the thread looks every 250 ms.
-pub fn spawn(
-    directory: PathBuf,
-    signalled: Option<PathBuf>,
-    boot: BootId,
-) -> io::Result<UnixDatagram> {
+pub fn spawn(directory: PathBuf, signals: bool, boot: BootId) -> io::Result<UnixDatagram> {
     let (ours, theirs) = UnixDatagram::pair()?;
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
     let watch = watch(&directory).ok();
     let thread = thread::Builder::new().name("files".to_owned()).stack_size(STACK_BYTES);
-    let mut signaller = signalled.map(|pgdata| Signaller::new(directory.clone(), pgdata, boot));
+    let mut signaller = signals.then(|| Signaller::new(directory.clone(), boot));
     let _detached =
         thread.spawn(move || serve(&directory, watch.as_ref(), &theirs, signaller.as_mut()))?;
     Ok(ours)
@@ -181,6 +177,9 @@ fn serve(
             // A status that cannot be written shows itself as an old heartbeat. Guarding goes on.
             let status = buffer.get(..length).unwrap_or_default();
             let _unwritten = replace(directory, STATUS_FILE, status);
+            if let Some(signaller) = &mut signaller {
+                signaller.hear(status);
+            }
         }
         if let Some(signaller) = &mut signaller {
             signaller.serve();

@@ -93,8 +93,8 @@ pub fn run(options: Options) -> Result<(), RunError> {
     let earlier = files::earlier_status(&options.permit_dir).filter(|status| status.boot == boot);
     kill_orphans(&options.pgdata, earlier.as_ref().and_then(|status| status.postmaster))?;
     // Only a guard in a container is asked for signals: elsewhere the agent sends its own.
-    let signalled = matches!(options.plan, Plan::File(_)).then(|| options.pgdata.clone());
-    let files = files::spawn(options.permit_dir.clone(), signalled, boot)
+    let sends = matches!(options.plan, Plan::File(_));
+    let files = files::spawn(options.permit_dir.clone(), sends, boot)
         .map_err(setup("start the files thread"))?;
     let memory = earlier.map_or(Memory::after(0, ha_core::Epoch::NONE), |status| {
         Memory::after(status.run, status.primary_epoch)

@@ -91,6 +91,13 @@ impl Examined {
         self.remembered.major
     }
 
+    /// Returns whether the container has a network of its own.
+    pub(crate) fn own_network(&self) -> bool {
+        let host = self.remembered.container.host_config.as_ref();
+        let mode = host.and_then(|host| host.network_mode.as_deref()).unwrap_or_default();
+        mode != "host" && !mode.starts_with("container:")
+    }
+
     /// Returns whom the image runs the server as.
     #[must_use]
     pub const fn run_as(&self) -> RunAs {
@@ -122,7 +129,7 @@ impl DockerConfig {
         };
         let own = own::own_container(&engine).await.map_err(|error| vec![error.to_string()])?;
         let mut faults = examine::faults(&self.container, &found, own.as_ref(), &places);
-        let image = match image_of(&engine, &found).await {
+        let image = match image_of(&engine, &self.container, &found).await {
             Ok(image) => Some(image),
             Err(why) => {
                 faults.push(format!("container {}: {why}", self.container));
@@ -159,6 +166,7 @@ async fn look(engine: &Engine, name: &str) -> Result<ContainerInspectResponse, E
 /// The official images say `PG_MAJOR` in their environment; the user has other numbers in each variant.
 async fn image_of(
     engine: &Engine,
+    name: &str,
     found: &ContainerInspectResponse,
 ) -> Result<(u32, RunAs), String> {
     let image = found.image.clone().unwrap_or_default();
@@ -176,11 +184,11 @@ async fn image_of(
         let (first, last) = (MAJORS.start(), MAJORS.end());
         return Err(format!("PostgreSQL {major} is not supported, versions {first} to {last} are"));
     }
-    let id = found.id.clone().unwrap_or_default();
+    let name = name.to_owned();
     // Read without starting anything: this works on a stopped container too.
     let archive = engine.call(ASK_LIMIT, move |docker| async move {
         let options = DownloadFromContainerOptions { path: "/etc/passwd".to_owned() };
-        let mut chunks = Box::pin(docker.download_from_container(&id, Some(options)));
+        let mut chunks = Box::pin(docker.download_from_container(&name, Some(options)));
         let mut archive = Vec::new();
         while let Some(chunk) = chunks.next().await {
             archive.extend_from_slice(&chunk?);
@@ -452,8 +460,9 @@ impl Shared {
         if !faults.is_empty() {
             return Err(attempt.cannot(faults.join("; ")));
         }
-        let (major, run_as) =
-            image_of(&self.engine, found).await.map_err(|why| attempt.refused(why))?;
+        let (major, run_as) = image_of(&self.engine, &self.docker.container, found)
+            .await
+            .map_err(|why| attempt.refused(why))?;
         let known = self.remembered();
         if (major, run_as) != (known.major, known.run_as()) {
             let why = format!(

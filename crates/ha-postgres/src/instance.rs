@@ -88,6 +88,8 @@ pub struct InstanceConfig {
     pub port: u16,
     /// Address at which this agent itself reaches the server, such as `127.0.0.1`.
     pub probe_host: String,
+    /// Whether the server has a network of its own, so that this agent is another host to it.
+    pub own_network: bool,
     /// The superuser that `initdb` makes and the agent uses.
     pub superuser: Role,
     /// The user that standbys, `pg_basebackup` and `pg_rewind` connect as: `haclt_replication`.
@@ -166,6 +168,7 @@ impl Instance {
     ) -> Result<Self, ActionError> {
         let attempt = Attempt::new("use the PostgreSQL configuration", Instant::now());
         config.run_as = Some(examined.run_as());
+        config.own_network = examined.own_network();
         let faults = config.faults();
         if !faults.is_empty() {
             return Err(attempt.cannot(faults.join("; ")));

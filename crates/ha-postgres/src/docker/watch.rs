@@ -119,8 +119,8 @@ impl Shared {
             Err(EngineError::Missing(_)) => (None, Some(self.docker.missing())),
             Err(error) => {
                 // What was known of the container stays known.
-                let container = self.seen.borrow().container.clone();
-                (Some(error.to_string()), container)
+                self.note(|seen| seen.engine = Some(error.to_string()));
+                return;
             }
         };
         let foreign = match self.running().await {

@@ -4,32 +4,28 @@
 
 use std::process::{Command, Stdio};
 
-use crate::support::{Node, bin_dir, run_as, soon, until};
+use crate::support::{Node, soon, until};
 use ha_core::permit::StopMode;
 use ha_core::{Lsn, TimelineId, WalPosition};
 use ha_postgres::driver::PostgresDriver;
-use std::os::unix::process::CommandExt as _;
 
-fn as_server_user(program: &str) -> Command {
-    let mut command = Command::new(bin_dir().join(program));
-    if let Some(user) = run_as() {
-        command.uid(user.uid).gid(user.gid);
-    }
-    command.current_dir("/").stdin(Stdio::null()).stderr(Stdio::null());
+fn as_server_user(node: &Node, program: &str) -> Command {
+    let mut command = node.server_command(program);
+    command.stdin(Stdio::null()).stderr(Stdio::null());
     command
 }
 
 /// Lets crash recovery run, and returns whether its first record follows `end`, page headers aside.
 fn recovery_ends_at(node: &Node, end: WalPosition) -> bool {
     let _standby = std::fs::remove_file(node.data().join("standby.signal"));
-    let recovered = as_server_user("postgres")
+    let recovered = as_server_user(node, "postgres")
         .args(["--single", "-c", "logging_collector=off", "-D"])
         .arg(node.data())
         .arg("postgres")
         .stdout(Stdio::null())
         .status();
     assert!(recovered.unwrap().success());
-    let output = as_server_user("pg_waldump")
+    let output = as_server_user(node, "pg_waldump")
         .args([format!("--start={}", end.lsn), format!("--timeline={}", end.timeline)])
         .args(["--limit=1", "--path"])
         .arg(node.data().join("pg_wal"))

@@ -41,7 +41,7 @@ async fn a_database_goes_on_whatever_becomes_of_its_engine() {
         (None, "cannot be reached"),
         (Some(Mood::Stalled), "did not answer"),
         (Some(Mood::Nonsense), "cannot be reached"),
-        (Some(Mood::OtherServer), "makes no sense"),
+        (Some(Mood::OtherServer), "the Docker engine"),
     ] {
         for proxy in [&mut proxy, &mut primary_proxy] {
             match mood {

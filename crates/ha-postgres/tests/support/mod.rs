@@ -219,6 +219,7 @@ impl Node {
             listen_addresses: vec!["127.0.0.1".to_owned()],
             port,
             probe_host: "127.0.0.1".to_owned(),
+            own_network: false,
             superuser: Role {
                 name: "postgres".to_owned(),
                 password: Secret::new(SUPERUSER_PASSWORD),
@@ -364,13 +365,27 @@ impl Node {
         self.is_gone().await;
     }
 
-    /// Runs one of PostgreSQL's programs as the server's user and returns what it prints.
-    pub(crate) fn tool(&self, name: &str, args: &[&str]) -> String {
+    /// Returns one of PostgreSQL's programs, to be run as the server's user.
+    pub(crate) fn server_command(&self, name: &str) -> Command {
+        if DOCKER {
+            let user = run_as().unwrap();
+            let mut command = Command::new("docker");
+            command.args(["run", "--rm", "--network", "host", "--volumes-from", &self.container()]);
+            command.args(["--user", &format!("{}:{}", user.uid, user.gid), "--env", "LC_ALL=C"]);
+            command.args(["--entrypoint", name, engine::image()]);
+            return command;
+        }
         let mut command = Command::new(bin_dir().join(name));
         if let Some(user) = run_as() {
             command.uid(user.uid).gid(user.gid);
         }
-        let output = command.args(args).env("LC_ALL", "C").current_dir("/").output().unwrap();
+        command.env("LC_ALL", "C").current_dir("/");
+        command
+    }
+
+    /// Runs one of PostgreSQL's programs as the server's user and returns what it prints.
+    pub(crate) fn tool(&self, name: &str, args: &[&str]) -> String {
+        let output = self.server_command(name).args(args).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{name} of {}: {error}", self.name);
         String::from_utf8(output.stdout).unwrap()

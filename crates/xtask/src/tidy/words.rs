@@ -17,7 +17,7 @@ const UNWANTED: [(&str, &str); 8] = [
 const ALLOWED: [(&str, &str, &str); 5] = [
     // path, word, reason
     ("crates/ha-agent/src/rest", "replica", "names of Patroni's REST interface"),
-    ("crates/ha-postgres/src/process/settings", "replica", "a value of PostgreSQL's `wal_level`"),
+    ("crates/ha-postgres/src/instance/settings", "replica", "a value of PostgreSQL's `wal_level`"),
     ("crates/ha-agent/src/config/tests.rs", "arbiter", "a kind of node that is refused"),
     ("tests/tests/bad_input.rs", "arbiter", "a kind of node that is refused"),
     ("crates/xtask/src/bench/world.rs", "master", "a word of `ip link`"),

@@ -13,6 +13,7 @@ fn config() -> InstanceConfig {
         listen_addresses: vec!["10.0.0.1".to_owned(), "127.0.0.1".to_owned()],
         port: 5432,
         probe_host: "127.0.0.1".to_owned(),
+        own_network: false,
         superuser: role("postgres"),
         replication: role("haclt_replication"),
         run_as: None,
@@ -146,6 +147,8 @@ fn only_our_own_users_get_in_when_clients_are_kept_out() {
     let (ours, others) = rules.split_at(4);
     assert!(ours.iter().all(|rule| rule.ends_with("scram-sha-256")), "{rules:?}");
     assert!(ours.contains(&"host all \"postgres\" samehost scram-sha-256"));
+    config.own_network = true;
+    assert!(hba(&config, false).contains("host all \"postgres\" samenet scram-sha-256\n"));
     assert!(others.iter().all(|rule| rule.ends_with("all reject")), "{rules:?}");
     assert!(!text.contains("app"));
 }
