@@ -2,6 +2,7 @@
 //! that people and machines do to it.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -370,23 +371,42 @@ fn deploy() -> PathBuf {
     here.canonicalize().expect("the repository has it")
 }
 
-/// Makes the image of the agent of the programs under test: what users get, but for the optimisation.
-/// A stand-in for the database's image is made first where that cannot be pulled.
+/// Makes the image of the agent of the programs under test, unless it is there: what users get, but for
+/// the optimisation. A stand-in for the database's image is made first where that cannot be pulled.
 fn build_image(base: &str, major: u32) {
     let prebuilt = programs::target_dir().join("image-under-test");
     std::fs::create_dir_all(&prebuilt).expect("a directory of ours");
-    for (name, from) in [
+    let stamp = prebuilt.with_extension(major.to_string());
+    let lock = File::options().create(true).append(true).open(stamp.with_extension("lock"));
+    let lock = lock.expect("a directory of ours");
+    lock.lock().expect("a file of ours");
+    let sources = [
         ("ha-agent", programs::program("ha-agent")),
         ("haclt", programs::program("haclt")),
         ("ha-guard", programs::guard()),
-    ] {
-        let beside = prebuilt.join(format!(".{name}.{}", std::process::id()));
-        std::fs::copy(from, &beside).expect("a program that was built");
-        std::fs::rename(beside, prebuilt.join(name)).expect("a directory of ours");
+    ];
+    let identity: String = sources
+        .iter()
+        .map(|(name, path)| {
+            let file = std::fs::metadata(path).expect("a program that was built");
+            format!("{name} {} {:?}\n", file.len(), file.modified().expect("a time"))
+        })
+        .collect();
+    let inspected = bounded(Command::new("docker").args(["image", "inspect", AGENT_IMAGE]));
+    let made_of = std::fs::read_to_string(&stamp).unwrap_or_default();
+    if inspected.status.success() && made_of == format!("{base}\n{identity}") {
+        return;
+    }
+    for (name, from) in &sources {
+        let to = prebuilt.join(name);
+        std::fs::copy(from, &to).expect("a program that was built");
+        // Half of a debug build is for debuggers. Without it the image is only smaller.
+        drop(Command::new("strip").arg("--strip-debug").arg(&to).status());
     }
     let mut build = Command::new(deploy().join("build-image.sh"));
     build.arg(major.to_string()).env("HACLT_PREBUILT", "image-under-test");
     build.env("HACLT_AGENT_IMAGE", AGENT_IMAGE).env("HACLT_POSTGRES_IMAGE", base);
     let built = build.stdin(Stdio::null()).output().expect("the repository's script");
     assert!(built.status.success(), "{}", said(&built));
+    std::fs::write(stamp, format!("{base}\n{identity}")).expect("a directory of ours");
 }
