@@ -14,6 +14,7 @@ mod examine;
 mod image;
 mod memory;
 mod own;
+mod signals;
 mod tools;
 mod watch;
 
@@ -27,10 +28,7 @@ use bollard::query_parameters::{
     CreateContainerOptions, KillContainerOptions, LogsOptions, StopContainerOptions,
 };
 use futures::StreamExt as _;
-use ha_core::permit::{
-    LAUNCH_FILE, Launch, SIGNAL_FILE, SIGNALLED_FILE, ServerSignal, SignalRequest, Signalled,
-};
-use rustix::process::Signal;
+use ha_core::permit::{LAUNCH_FILE, Launch};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, watch as channel};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
@@ -56,10 +54,7 @@ const ASK_LIMIT: Duration = Duration::from_secs(5);
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a container may run without its guard having taken the lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// How long the guard may take to send a signal that it was asked for.
-const SIGNAL_LIMIT: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-const SIGNAL_LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Which container, and how to reach its engine.
 #[derive(Debug, Clone)]
 pub struct DockerConfig {
@@ -558,36 +553,6 @@ impl Shared {
             sleep(LOOK_EVERY.min(attempt.left())).await;
         }
         self.end_leftover_tools(attempt).await
-    }
-
-    /// Has the guard signal a process of our server. Returns whether the number still meant one.
-    ///
-    /// Through its directory and not through the engine: a standby must be able to stop receiving for
-    /// an election whatever has become of the engine.
-    pub(crate) async fn signal_server(&self, pid: i32, signals: &[Signal]) -> bool {
-        let signals = signals.iter().filter_map(|signal| match *signal {
-            Signal::HUP => Some(ServerSignal::Hup),
-            Signal::TERM => Some(ServerSignal::Term),
-            Signal::CONT => Some(ServerSignal::Cont),
-            _ => None,
-        });
-        let _one_at_a_time = self.signalling.lock().await;
-        let (boot, number) = (self.files.boot(), self.random());
-        let request = SignalRequest { boot, number, pid, signals: signals.collect() };
-        if let Err(error) = self.files.replace(SIGNAL_FILE, &request.encode()) {
-            warn!(%error, "could not ask the guard for a signal");
-            return false;
-        }
-        let until = Instant::now() + SIGNAL_LIMIT;
-        while Instant::now() < until {
-            let answer = self.files.read(SIGNALLED_FILE).ok();
-            let answer = answer.and_then(|text| Signalled::decode(&text).ok());
-            if let Some(answer) = answer.filter(|it| (it.boot, it.number) == (boot, number)) {
-                return answer.done;
-            }
-            sleep(SIGNAL_LOOK_EVERY).await;
-        }
-        false
     }
 }
 
