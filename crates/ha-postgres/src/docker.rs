@@ -11,8 +11,10 @@
 
 mod engine;
 mod examine;
+mod image;
 mod memory;
 mod own;
+mod signals;
 mod tools;
 mod watch;
 
@@ -23,14 +25,10 @@ use std::time::Duration;
 
 use bollard::models::{ContainerInspectResponse, ContainerState, ContainerSummary};
 use bollard::query_parameters::{
-    CreateContainerOptions, DownloadFromContainerOptions, KillContainerOptions, LogsOptions,
-    StopContainerOptions,
+    CreateContainerOptions, KillContainerOptions, LogsOptions, StopContainerOptions,
 };
 use futures::StreamExt as _;
-use ha_core::permit::{
-    LAUNCH_FILE, Launch, SIGNAL_FILE, SIGNALLED_FILE, ServerSignal, SignalRequest, Signalled,
-};
-use rustix::process::Signal;
+use ha_core::permit::{LAUNCH_FILE, Launch};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, watch as channel};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
@@ -42,7 +40,8 @@ use crate::instance::directory::Layout;
 use crate::instance::{InstanceConfig, RunAs, settings};
 
 use engine::{Engine, EngineError};
-use examine::{MAJORS, Places};
+use examine::Places;
+use image::image_of;
 use memory::Remembered;
 use tools::TOOL_LABEL;
 use watch::Seen;
@@ -55,16 +54,7 @@ const ASK_LIMIT: Duration = Duration::from_secs(5);
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a container may run without its guard having taken the lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// How long the guard may take to send a signal that it was asked for.
-const SIGNAL_LIMIT: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-const SIGNAL_LOOK_EVERY: Duration = Duration::from_millis(1);
-/// The user whom the images have for the server.
-const USER: &str = "postgres";
-/// A tar archive's unit, and more than any image's `/etc/passwd` is long.
-const TAR_BLOCK: usize = 512;
-const USERS_BYTES_MAX: usize = 1 << 20;
-
 /// Which container, and how to reach its engine.
 #[derive(Debug, Clone)]
 pub struct DockerConfig {
@@ -158,65 +148,6 @@ async fn look(engine: &Engine, name: &str) -> Result<ContainerInspectResponse, E
     let found = engine
         .call(LOOK_LIMIT, move |docker| async move { docker.inspect_container(&name, None).await });
     found.await
-}
-
-/// Returns major version and user of a container's image.
-///
-/// # Sources
-/// The official images say `PG_MAJOR` in their environment; the user has other numbers in each variant.
-async fn image_of(
-    engine: &Engine,
-    name: &str,
-    found: &ContainerInspectResponse,
-) -> Result<(u32, RunAs), String> {
-    let image = found.image.clone().unwrap_or_default();
-    let told = engine
-        .call(LOOK_LIMIT, move |docker| async move { docker.inspect_image(&image).await })
-        .await
-        .map_err(|error| format!("cannot look at its image: {error}"))?;
-    let env = told.config.and_then(|config| config.env).unwrap_or_default();
-    let major = env.iter().find_map(|line| line.strip_prefix("PG_MAJOR=")).unwrap_or_default();
-    let digits: String = major.chars().take_while(char::is_ascii_digit).collect();
-    let major: u32 = digits
-        .parse()
-        .map_err(|_| "its image is no PostgreSQL image: it does not say PG_MAJOR".to_owned())?;
-    if !MAJORS.contains(&major) {
-        let (first, last) = (MAJORS.start(), MAJORS.end());
-        return Err(format!("PostgreSQL {major} is not supported, versions {first} to {last} are"));
-    }
-    let name = name.to_owned();
-    // Read without starting anything: this works on a stopped container too.
-    let archive = engine.call(ASK_LIMIT, move |docker| async move {
-        let options = DownloadFromContainerOptions { path: "/etc/passwd".to_owned() };
-        let mut chunks = Box::pin(docker.download_from_container(&name, Some(options)));
-        let mut archive = Vec::new();
-        while let Some(chunk) = chunks.next().await {
-            archive.extend_from_slice(&chunk?);
-            if archive.len() > USERS_BYTES_MAX {
-                break;
-            }
-        }
-        Ok(archive)
-    });
-    let archive = archive.await.map_err(|error| format!("cannot read its users: {error}"))?;
-    let run_as = user_in(&archive, USER).ok_or_else(|| format!("its image has no user {USER}"))?;
-    Ok((major, run_as))
-}
-
-/// Finds a user in a tar archive of `/etc/passwd`.
-///
-/// # Sources
-/// POSIX, `pax`, "ustar Interchange Format": a header of 512 bytes with the size at 124 in octal.
-fn user_in(archive: &[u8], name: &str) -> Option<RunAs> {
-    let size = std::str::from_utf8(archive.get(124..135)?).ok()?;
-    let size = usize::from_str_radix(size.trim_matches(['\0', ' ']), 8).ok()?;
-    let users = String::from_utf8_lossy(archive.get(TAR_BLOCK..TAR_BLOCK + size)?).into_owned();
-    users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let found = fields.next() == Some(name);
-        let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
-        found.then_some(RunAs { uid, gid })
-    })
 }
 
 /// Runs everything in containers.
@@ -623,36 +554,6 @@ impl Shared {
         }
         self.end_leftover_tools(attempt).await
     }
-
-    /// Has the guard signal a process of our server. Returns whether the number still meant one.
-    ///
-    /// Through its directory and not through the engine: a standby must be able to stop receiving for
-    /// an election whatever has become of the engine.
-    pub(crate) async fn signal_server(&self, pid: i32, signals: &[Signal]) -> bool {
-        let signals = signals.iter().filter_map(|signal| match *signal {
-            Signal::HUP => Some(ServerSignal::Hup),
-            Signal::TERM => Some(ServerSignal::Term),
-            Signal::CONT => Some(ServerSignal::Cont),
-            _ => None,
-        });
-        let _one_at_a_time = self.signalling.lock().await;
-        let (boot, number) = (self.files.boot(), self.random());
-        let request = SignalRequest { boot, number, pid, signals: signals.collect() };
-        if let Err(error) = self.files.replace(SIGNAL_FILE, &request.encode()) {
-            warn!(%error, "could not ask the guard for a signal");
-            return false;
-        }
-        let until = Instant::now() + SIGNAL_LIMIT;
-        while Instant::now() < until {
-            let answer = self.files.read(SIGNALLED_FILE).ok();
-            let answer = answer.and_then(|text| Signalled::decode(&text).ok());
-            if let Some(answer) = answer.filter(|it| (it.boot, it.number) == (boot, number)) {
-                return answer.done;
-            }
-            sleep(SIGNAL_LOOK_EVERY).await;
-        }
-        false
-    }
 }
 
 /// Returns whether a container may have a process. One that waits for its restart policy has none.
@@ -664,21 +565,6 @@ fn lives(state: Option<&ContainerState>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_user_is_found_in_an_archive() {
-        let users = "root:x:0:0::/:/bin/sh\npostgres:x:70:70::/var/lib/postgresql:/bin/sh\n";
-        let mut archive = vec![0; TAR_BLOCK];
-        archive[..6].copy_from_slice(b"passwd");
-        archive[124..135].copy_from_slice(format!("{:011o}", users.len()).as_bytes());
-        archive.extend(users.bytes());
-        archive.resize(2048, 0);
-        assert_eq!(user_in(&archive, "postgres"), Some(RunAs { uid: 70, gid: 70 }));
-        assert_eq!(user_in(&archive, "nobody"), None);
-        for cut in [0, 100, 130, TAR_BLOCK, TAR_BLOCK + 10] {
-            assert_eq!(user_in(&archive[..cut], "postgres"), None, "{cut}");
-        }
-    }
 
     #[test]
     fn a_container_that_waits_for_its_restart_holds_no_process() {
