@@ -351,6 +351,14 @@ pub fn docker(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Ends the pause of a container, unless its agent has: a guard that is frozen guards nothing, so its
+/// container is killed and started again.
+pub fn unpause(container: &str) {
+    let output = bounded(Command::new("docker").args(["unpause", container]));
+    let text = said(&output);
+    assert!(output.status.success() || text.contains("is not paused"), "{text}");
+}
+
 fn bounded(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("it was there before");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ha_tests::compose::docker;
+use ha_tests::compose::{docker, unpause};
 use ha_tests::within;
 
 use super::{MAJOR, story};
@@ -40,7 +40,7 @@ fn every_container_may_be_paused_for_longer_than_the_lease() {
             let writer = c.write().await;
             docker(&["pause", &c.container(service)]);
             tokio::time::sleep(PAUSE).await;
-            docker(&["unpause", &c.container(service)]);
+            unpause(&c.container(service));
             c.told(&format!("docker pause {service} for {} s", PAUSE.as_secs()), writer).await;
         }
     });
@@ -57,7 +57,7 @@ fn a_paused_primary_acknowledges_nothing_to_sessions_from_before_rule_91() {
         open.simple_query("begin; insert into writes values (-7, 'x')").await.expect("open");
         docker(&["pause", &c.container(&format!("{old}-postgres"))]);
         c.writes_on(&writer, &new, within(30)).await;
-        docker(&["unpause", &c.container(&format!("{old}-postgres"))]);
+        unpause(&c.container(&format!("{old}-postgres")));
         let insert = idle.simple_query("insert into writes values (-8, 'x')");
         let (commit, insert) = tokio::join!(open.simple_query("commit"), insert);
         assert!(commit.is_err(), "an open transaction was acknowledged");

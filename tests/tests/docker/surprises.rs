@@ -31,9 +31,8 @@ fn a_removed_container_and_a_deleted_volume_are_made_anew() {
         c.told("docker rm --force of the primary's database", writer).await;
         let standby = c.standby().await;
         let writer = c.write().await;
-        for service in [standby.clone(), format!("{standby}-postgres")] {
-            docker(&["rm", "--force", &c.container(&service)]);
-        }
+        // `init` has ended, and has the volume all the same.
+        c.compose(&["rm", "--force", "--stop", "init", &standby, &format!("{standby}-postgres")]);
         docker(&["volume", "rm", &c.volume(&format!("{standby}-postgres"))]);
         c.compose(&["up", "--detach"]);
         c.told("the standby's volume deleted", writer).await;

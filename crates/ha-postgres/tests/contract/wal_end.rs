@@ -8,6 +8,7 @@ use crate::support::{Node, soon, until};
 use ha_core::permit::StopMode;
 use ha_core::{Lsn, TimelineId, WalPosition};
 use ha_postgres::driver::PostgresDriver;
+use ha_postgres::wal::files::segment_name;
 
 fn as_server_user(node: &Node, program: &str) -> Command {
     let mut command = node.server_command(program);
@@ -67,6 +68,24 @@ async fn of_a_crashed_primary() {
         node.right(1);
         node.promote().await;
     }
+}
+
+/// A server makes segments ahead of use: whole files of zeros, under names to come. `pg_waldump` takes
+/// whichever file it finds first for the form of all.
+#[tokio::test]
+async fn with_segments_made_ahead_that_hold_nothing_yet() {
+    let node = Node::new_primary("n1").await;
+    node.sql("CREATE TABLE t AS SELECT generate_series(1, 1000)");
+    node.crash().await;
+    let end = node.driver.end_of_wal(soon(20)).await.unwrap();
+    let pg_wal = node.data().join("pg_wal");
+    for ahead in 1..=40 {
+        let name = segment_name(end.timeline, end.lsn.0 / (16 << 20) + ahead, 16 << 20);
+        let file = std::fs::File::create(pg_wal.join(name)).unwrap();
+        file.set_len(16 << 20).unwrap();
+    }
+    assert_eq!(node.driver.end_of_wal(soon(20)).await, Ok(end));
+    assert_eq!(node.driver.wal_tip(end).unwrap().end, end);
 }
 
 #[tokio::test]
