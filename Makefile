@@ -1,4 +1,4 @@
-# The doors: each installs what is missing, then calls cargo or `cargo xtask`, where the work is.
+# The doors: each installs what is missing, then calls a script or `cargo xtask`, where the work is.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -6,30 +6,29 @@ SHELL := /bin/bash
 .PHONY: help deps up down status test bench guard
 
 help: ## Show this
-	@echo "make up       build, start three agents and two PostgreSQL under ./.haclt, wait until healthy"
+	@echo "make up       build, start three agents and two PostgreSQL, wait until healthy: in containers if a"
+	echo "              Docker engine answers, else under ./.haclt; MODE=compose or MODE=process chooses"
 	echo "make status   show the cluster that 'make up' started"
-	echo "make down     stop all of it; with PURGE=1 remove ./.haclt too"
+	echo "make down     stop all of it; with PURGE=1 remove its data too"
 	echo "make test     everything that must pass: format, lints, tests, docs (cargo xtask verify)"
 	echo "make bench    measure failovers and the idle cost; options in ARGS, such as ARGS='--runs 2'"
 	echo "make guard    build the static guard into target/guard/ha-guard"
 	echo
-	echo "Ports of 'make up': HACLT_GRPC_PORT=7401 HACLT_HTTP_PORT=8401 HACLT_POSTGRES_PORT=15432,"
+	echo "In containers: HACLT_MAJOR=17 (15, 17 or 18), ports HACLT_N1_POSTGRES_PORT=15432 and so on, as in"
+	echo "deploy/compose.yaml. Under ./.haclt: HACLT_GRPC_PORT=7401 HACLT_HTTP_PORT=8401 HACLT_POSTGRES_PORT=15432,"
 	echo "each the first of a row. HACLT_PG_BIN: PostgreSQL's programs, if not the newest installed."
 
 deps:
 	@deploy/install-deps.sh
 
-up: deps ## Build and start
-	@cargo build --locked --package xtask
-	cargo xtask up
+up: ## Build and start
+	@deploy/local.sh up
 
-down: deps ## Stop; PURGE=1 removes all files
-	@cargo build --quiet --locked --package xtask
-	cargo xtask down $(if $(filter-out 0 no,$(PURGE)),--purge)
+down: ## Stop; PURGE=1 removes all files
+	@deploy/local.sh down $(if $(filter-out 0 no,$(PURGE)),--purge)
 
-status: deps ## Show
-	@cargo build --quiet --locked --package xtask
-	cargo xtask status
+status: ## Show
+	@deploy/local.sh status
 
 guard: deps ## Build the guard
 	@cargo build --quiet --locked --package xtask

@@ -55,12 +55,21 @@ struct Ports {
 }
 
 impl Ports {
-    /// Ports that nobody has now.
+    /// Ports that nobody has now, and that the kernel gives to no outgoing connection.
     fn free() -> Self {
-        let held: [TcpListener; 5] =
-            std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let port = |at: usize| held[at].local_addr().expect("a bound socket").port();
-        Self { postgres: [port(0), port(1)], grpc: [port(2), port(3), port(4)] }
+        let mut found = (0..).map(|step| {
+            let number = std::process::id().wrapping_mul(41).wrapping_add(step) % 8_000;
+            22_000 + u16::try_from(number).expect("below 8,000")
+        });
+        let mut held = Vec::new();
+        let mut port = || loop {
+            let port = found.next().expect("an endless row");
+            if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+                held.push(listener);
+                return port;
+            }
+        };
+        Self { postgres: [port(), port()], grpc: [port(), port(), port()] }
     }
 }
 
@@ -393,16 +402,14 @@ fn build_image(base: &str, major: u32) {
         ("haclt", programs::program("haclt")),
         ("ha-guard", programs::guard()),
     ];
-    let identity: String = sources
-        .iter()
-        .map(|(name, path)| {
-            let file = std::fs::metadata(path).expect("a program that was built");
-            format!("{name} {} {:?}\n", file.len(), file.modified().expect("a time"))
-        })
-        .collect();
+    let identities = sources.iter().map(|(name, path)| {
+        let file = std::fs::metadata(path).expect("a program that was built");
+        format!("{name} {} {:?}", file.len(), file.modified().expect("a time"))
+    });
+    let identity = [vec![base.to_owned()], identities.collect()].concat().join("\n");
     let inspected = bounded(Command::new("docker").args(["image", "inspect", AGENT_IMAGE]));
     let made_of = std::fs::read_to_string(&stamp).unwrap_or_default();
-    if inspected.status.success() && made_of == format!("{base}\n{identity}") {
+    if inspected.status.success() && made_of == identity {
         return;
     }
     for (name, from) in &sources {
@@ -416,5 +423,5 @@ fn build_image(base: &str, major: u32) {
     build.env("HACLT_AGENT_IMAGE", AGENT_IMAGE).env("HACLT_POSTGRES_IMAGE", base);
     let built = build.stdin(Stdio::null()).output().expect("the repository's script");
     assert!(built.status.success(), "{}", said(&built));
-    std::fs::write(stamp, format!("{base}\n{identity}")).expect("a directory of ours");
+    std::fs::write(stamp, identity).expect("a directory of ours");
 }

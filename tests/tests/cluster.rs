@@ -295,9 +295,12 @@ fn a_frozen_server_is_given_up_and_a_killed_guard_replaced() {
         c.world.switch(&id("n1"), |s| s.frozen = false);
         c.healthy().await;
         c.world.kill_guard(&id("n2"));
-        c.await_status("somebody serves", within(30), |s| s.state == "healthy" && s.epoch >= 2)
-            .await;
-        assert_eq!(c.primaries().len(), 1);
+        // What is said of the cluster may be from before.
+        eventually("somebody serves", within(30), async || {
+            (c.primaries().len() == 1).then_some(())
+        })
+        .await;
+        c.healthy().await;
         c.stop_all().await;
     });
 }

@@ -52,6 +52,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// How long starting, stopping and the like may take.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+/// How long a container is missed before it is made again.
+const MISSED_AFTER: Duration = Duration::from_secs(8);
 /// How long a container may run without its guard having taken the lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -169,6 +171,8 @@ pub(crate) struct Shared {
     seen: channel::Sender<Seen>,
     /// Whether nothing is left of what earlier agents ran: nobody else starts anything for this one.
     cleared: AtomicBool,
+    /// Since when there has been no container, as far as this process has seen.
+    missing_since: Mutex<Option<Instant>>,
     /// One question to the guard at a time.
     signalling: AsyncMutex<()>,
     drawn: AtomicU64,
@@ -195,6 +199,7 @@ impl DockerRuntime {
             own: OnceCell::new(),
             seen: channel::Sender::new(Seen::at_start(trouble)),
             cleared: AtomicBool::new(false),
+            missing_since: Mutex::default(),
             signalling: AsyncMutex::new(()),
             drawn: AtomicU64::new(seed),
         });
@@ -351,9 +356,13 @@ impl Shared {
         let before = self.files.last_status();
         let found = match self.container().await {
             Ok(found) => found,
-            Err(EngineError::Missing(_)) => self.make_again(attempt).await?,
+            Err(EngineError::Missing(_)) => {
+                self.expect_missed(attempt)?;
+                self.make_again(attempt).await?
+            }
             Err(error) => return Err(attempt.refused(error)),
         };
+        *self.missing_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.expect_usable(&found, attempt).await?;
         if let Some(foreign) = self.foreign().await {
             return Err(attempt.refused(foreign));
@@ -377,6 +386,17 @@ impl Shared {
                 return Err(attempt.refused(self.last_words(&found).await));
             }
         }
+    }
+
+    /// Refuses while somebody else may be about to make the container: Compose renames the old one first
+    /// when it makes it anew.
+    fn expect_missed(&self, attempt: &Attempt) -> Result<(), ActionError> {
+        let mut since = self.missing_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if since.get_or_insert_with(Instant::now).elapsed() >= MISSED_AFTER {
+            return Ok(());
+        }
+        let (name, wait) = (&self.docker.container, MISSED_AFTER.as_secs());
+        Err(attempt.refused(format!("container {name} is missing: made again after {wait} s")))
     }
 
     /// Refuses a container that is not as it must be, and remembers one that is.

@@ -22,7 +22,7 @@ fn a_container_cut_off_from_the_network_comes_back_with_it() {
 }
 
 #[test]
-fn a_removed_container_and_a_deleted_volume_are_made_anew() {
+fn a_removed_container_is_made_anew_and_a_deleted_volume_is_named_and_cloned_into() {
     story(MAJOR, async |c| {
         let (primary, standby) = (c.primary().await, c.standby().await);
         let writer = c.write().await;
@@ -35,7 +35,19 @@ fn a_removed_container_and_a_deleted_volume_are_made_anew() {
         c.compose(&["rm", "--force", "--stop", "init", &standby, &format!("{standby}-postgres")]);
         docker(&["volume", "rm", &c.volume(&format!("{standby}-postgres"))]);
         c.compose(&["up", "--detach"]);
-        c.told("the standby's volume deleted", writer).await;
+        // A mount that vanished looks the same: nothing is made where data was, until somebody says that
+        // there is none any more (rule 52).
+        c.await_status("the missing directory is named", within(60), |s| {
+            let node = ha_tests::status::node(s, &standby);
+            node.troubles.iter().any(|trouble| trouble.contains("its data directory is missing"))
+        })
+        .await;
+        let empty = "/var/lib/haclt/postgres/data";
+        c.exec(
+            &standby,
+            &["install", "-d", "-o", "postgres", "-g", "postgres", "-m", "0700", empty],
+        );
+        c.told("the standby's volume deleted, an empty directory made", writer).await;
     });
 }
 

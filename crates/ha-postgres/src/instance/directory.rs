@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -190,6 +191,25 @@ pub(super) fn remove_file(path: &Path) -> Result<(), String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(format!("cannot remove {}: {error}", path.display())),
     }
+}
+
+/// Removes the sockets that a server left that did not end by itself, and their locks. Only while nothing
+/// runs on the data directory.
+///
+/// In the lock is the process id of that server, and a server that starts takes any living process of its
+/// own user for it: in a container ids begin anew, and it is a child of its own (rule 48).
+///
+/// # Sources
+/// PostgreSQL, `miscinit.c: CreateLockFile`; the logging collector is started before the sockets are made.
+pub(super) fn remove_stale_sockets(layout: &Layout) -> Result<(), String> {
+    let fault = |error: io::Error| format!("cannot read {}: {error}", layout.run_dir.display());
+    for entry in fs::read_dir(&layout.run_dir).map_err(fault)? {
+        let entry = entry.map_err(fault)?;
+        if entry.file_name().as_bytes().starts_with(b".s.PGSQL.") {
+            remove_file(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a directory that a tool of ours left half made.

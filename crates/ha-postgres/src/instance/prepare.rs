@@ -10,7 +10,9 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use super::directory::{Layout, empty_dir, make_own_directories, remove_file, write_file};
+use super::directory::{
+    Layout, empty_dir, make_own_directories, remove_file, remove_stale_sockets, write_file,
+};
 use super::settings::{self, CONF_FILE, CONNINFO, HBA_FILE, Settings};
 use super::{Changing, Instance, InstanceConfig};
 use crate::attempt::Attempt;
@@ -100,6 +102,7 @@ impl Instance {
             let signal = layout.in_data("standby.signal");
             remove_file(&layout.in_data("recovery.signal"))?;
             empty_dir(&layout.spool())?;
+            remove_stale_sockets(layout)?;
             if standby {
                 write_file(&signal, "", config.run_as).map(drop)
             } else {

@@ -82,6 +82,24 @@ async fn a_clone_streams_and_follows_whoever_is_promoted() {
     assert_eq!(n1.sql("SELECT count(*) FROM t"), "1001");
 }
 
+/// In a container ids begin anew: the one in the lock of the old socket is soon a child of the new server.
+#[tokio::test]
+async fn a_lock_that_a_killed_server_left_on_its_socket_keeps_nobody_from_starting_rule_48() {
+    let node = Node::new_primary("n1").await;
+    node.crash().await;
+    let run_dir = node.data().with_extension("haclt");
+    let lock = run_dir.join(format!(".s.PGSQL.{}.lock", node.port));
+    assert!(lock.exists(), "a killed server leaves it");
+    // Whoever has that number is alive, and of the server's own user.
+    let stranger = Stranger::in_lock_file_of(&node);
+    let text = std::fs::read_to_string(node.data().join("postmaster.pid")).unwrap();
+    std::fs::write(&lock, text).unwrap();
+    node.driver.prepare_standby(None, soon(10)).await.unwrap();
+    assert!(!lock.exists());
+    drop(stranger);
+    assert!(node.start().await.in_recovery);
+}
+
 #[tokio::test]
 async fn a_diverged_primary_is_rewound_and_its_end_of_wal_was_right_to_the_byte() {
     let n1 = Node::new_primary("n1").await;

@@ -135,7 +135,10 @@ async fn a_removed_container_is_made_again_as_it_was() {
     until("it is named", async || n1.driver.trouble().filter(|line| line.contains("is missing")))
         .await;
     n1.driver.kill_orphans(soon(10)).await.unwrap();
-    n1.driver.ensure_guard(soon(20)).await.unwrap();
+    // Somebody else may be making it at this moment.
+    let early = n1.driver.ensure_guard(soon(20)).await.unwrap_err().to_string();
+    assert!(early.contains("is missing: made again after"), "{early}");
+    until("it is made again", async || n1.driver.ensure_guard(soon(20)).await.ok()).await;
     assert_eq!(plain(seen()), before);
     assert_eq!(mounted(), mounts, "anonymous volumes too");
     n1.driver.prepare_standby(None, soon(20)).await.unwrap();

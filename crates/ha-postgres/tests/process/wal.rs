@@ -228,13 +228,16 @@ async fn the_scan_of_a_server_under_load_ends_where_pg_waldump_ends() {
         assert_eq!(in_last.end, end, "round {round}: {in_last:?}");
     }
     drop(load);
-    // And with nobody writing, to the byte, up to what is flushed.
-    let committed = n1.committed();
-    let end = flushed(&n1);
-    let from = Lsn(committed.0);
+    // And once the last of them has gone, to the byte, up to what is flushed: before, that may lie in a
+    // record.
     let history = n1.driver.local_history().unwrap();
-    let tip = tip_of_server(&pg_wal, timeline, &history, from, end).unwrap();
-    assert_eq!((tip.end.lsn, tip.damaged), (end, None));
+    let end = until("nobody writes, and the scan ends at what is flushed", async || {
+        let committed = n1.committed();
+        let end = flushed(&n1);
+        let tip = tip_of_server(&pg_wal, timeline, &history, committed, end).unwrap();
+        (tip.end.lsn == end && tip.damaged.is_none()).then_some(end)
+    })
+    .await;
     let header = read_header(&pg_wal.join(segment_name(timeline, (end.0 - 1) / SEGMENT, SEGMENT)));
     let header = header.unwrap();
     let identifier = n1.sql("SELECT system_identifier FROM pg_control_system()");

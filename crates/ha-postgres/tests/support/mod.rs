@@ -192,6 +192,20 @@ impl LeftBehind {
     }
 }
 
+/// A port that nobody has now, and that the kernel gives to no outgoing connection: a server would be
+/// kept from coming back by whoever got its port meanwhile. Other processes begin elsewhere.
+fn free_port() -> u16 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let number = (u64::from(std::process::id()) * 41 + step) % 12_000;
+        let port = 10_000 + u16::try_from(number).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// One node. Dropping it ends its processes and removes its directories.
 pub(crate) struct Node {
     pub(crate) driver: Instance,
@@ -210,7 +224,7 @@ impl Node {
         let dir = tempfile::Builder::new().prefix("ha-postgres-test-").tempdir().unwrap();
         // The server's user must get through.
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut config = InstanceConfig {
             node: name.parse().unwrap(),
             data_dir: dir.path().join("data"),
