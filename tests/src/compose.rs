@@ -325,11 +325,14 @@ impl Drop for Compose {
     fn drop(&mut self) {
         self.show();
         // Paused containers cannot be stopped, and tools are no service's.
-        let ours = format!("name={}", self.project);
-        let listed = bounded(Command::new("docker").args(["ps", "-aq", "--filter", &ours]));
-        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-        for id in listed.split_whitespace() {
-            drop(bounded(Command::new("docker").args(["rm", "--force", "--volumes", id])));
+        let volumes = ["n1", "n2"].map(|node| self.volume(&format!("{node}-postgres")));
+        let named = format!("name={}", self.project);
+        for ours in [named].into_iter().chain(volumes.map(|volume| format!("volume={volume}"))) {
+            let listed = bounded(Command::new("docker").args(["ps", "-aq", "--filter", &ours]));
+            let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+            for id in listed.split_whitespace() {
+                drop(bounded(Command::new("docker").args(["rm", "--force", "--volumes", id])));
+            }
         }
         drop(self.compose_output(&["down", "--volumes", "--remove-orphans"]));
         drop(std::fs::remove_dir_all(&self.permits));
