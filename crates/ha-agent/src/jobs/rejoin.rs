@@ -283,6 +283,8 @@ pub async fn rewind<D: PostgresDriver>(
         )));
     }
     keep_diverged(&agent, database).await?;
+    // What was vouched for in an election is not what is there from here on.
+    *lock(&agent.vouched) = None;
     let mut result = database.driver.rewind(&from, Instant::now() + REWIND_LIMIT).await;
     if let Err(error) = &result
         && missing_wal(error)
@@ -378,6 +380,7 @@ pub async fn clone<D: PostgresDriver>(
         }
     };
     keep_before_clone(&agent, database).await?;
+    *lock(&agent.vouched) = None;
     // Not the method call: `Arc` has a `clone_from` of its own.
     let deadline = Instant::now() + CLONE_LIMIT;
     PostgresDriver::clone_from(&*database.driver, &from, &progress, deadline).await?;
