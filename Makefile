@@ -11,7 +11,8 @@ help: ## Show this
 	echo "make status   show the cluster that 'make up' started"
 	echo "make down     stop all of it; with PURGE=1 remove its data too"
 	echo "make test     everything that must pass: format, lints, tests, docs (cargo xtask verify)"
-	echo "make bench    measure failovers and the idle cost; options in ARGS, such as ARGS='--runs 2'"
+	echo "make bench    measure failovers and the idle cost, of processes or with MODE=compose of containers;"
+	echo "              options in ARGS, such as ARGS='--runs 2'"
 	echo "make guard    build the static guard into target/guard/ha-guard"
 	echo
 	echo "In containers: HACLT_MAJOR=17 (15, 17 or 18), ports HACLT_N1_POSTGRES_PORT=15432 and so on, as in"
@@ -40,4 +41,4 @@ test: deps ## Everything that must pass
 
 bench: deps ## Measure
 	@cargo build --locked --package xtask
-	cargo xtask bench $(ARGS)
+	cargo xtask bench $(if $(MODE),--driver $(MODE)) $(ARGS)

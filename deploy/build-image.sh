@@ -50,6 +50,13 @@ fi
 revision=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 [[ -z $(git status --porcelain 2>/dev/null) ]] || revision+=-changed
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+# Stages in which something was compiled make the next build quick; others only take room.
+stages=kept
+[[ -z $prebuilt ]] || stages=$$-$(date +%s%N)
 docker build --file deploy/Dockerfile --tag "$image" "${arguments[@]}" \
-    --build-arg "VERSION=$version" --build-arg "REVISION=$revision" --network host . >&2
+    --build-arg "VERSION=$version" --build-arg "REVISION=$revision" --build-arg "STAGES=$stages" \
+    --network host . >&2
+if [[ $stages != kept ]]; then
+    docker images --quiet --filter "label=org.haclt.stages=$stages" | xargs --no-run-if-empty docker rmi >/dev/null || true
+fi
 say "$image is ready"

@@ -5,11 +5,14 @@
 # PostgreSQL's server package would create and start a cluster of its own ("main"). While our own
 # apt call runs, a drop-in for postgresql-common (createcluster.d/haclt.conf) says not to; it is
 # taken away afterwards, so that later installations behave as the distribution means them to.
-# Nothing is changed if a PostgreSQL server is already installed.
+# Nothing is changed if a PostgreSQL server is already installed. Likewise PgBouncer's service, which its
+# package would start: while it is installed a policy (policy-rc.d) says not to, and then the service is
+# disabled. Tests run the program by themselves.
 set -euo pipefail
 
 readonly PG_OLDEST=15 PG_NEWEST=18
 readonly DROP_IN=/etc/postgresql-common/createcluster.d/haclt.conf
+readonly POLICY=/usr/sbin/policy-rc.d
 readonly LOCK_WAIT_SECONDS=120
 step="looking for what is missing"
 
@@ -47,6 +50,8 @@ need gcc has cc
 need libc6-dev has_static_libc
 need procps has ps
 need util-linux has setsid
+need openssl has openssl
+need pgbouncer has pgbouncer
 
 if ! has cargo && [[ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]]; then
     die "cargo is installed in ${CARGO_HOME:-$HOME/.cargo}/bin, which is not in PATH" \
@@ -75,7 +80,9 @@ fi
 
 log=$(mktemp)
 made_drop_in=no
+made_policy=no
 finish() {
+    [[ $made_policy == no ]] || "${as_root[@]}" rm -f "$POLICY"
     if [[ $made_drop_in == yes ]]; then
         "${as_root[@]}" rm -f "$DROP_IN"
         # Only if they were made for it: an empty directory that a package owns stays harmless.
@@ -91,6 +98,15 @@ if [[ " ${missing[*]} " == *" postgresql "* && ! -e $DROP_IN ]]; then
     made_drop_in=yes
     echo "create_main_cluster = false # haclt: only while its install step runs" |
         "${as_root[@]}" tee "$DROP_IN" >/dev/null
+fi
+
+if [[ " ${missing[*]} " == *" pgbouncer "* && ! -e $POLICY ]]; then
+    step="telling the package manager not to start PgBouncer"
+    made_policy=yes
+    # 101: forbidden by policy. Everything else starts as it would.
+    printf '#!/bin/sh\n# haclt: only while its install step runs\n[ "$1" != pgbouncer ] || exit 101\n' |
+        "${as_root[@]}" tee "$POLICY" >/dev/null
+    "${as_root[@]}" chmod 755 "$POLICY"
 fi
 
 apt() {
@@ -124,6 +140,11 @@ apt update || apt_failed
 step="installing ${missing[*]}"
 say "$step (this may take a minute)"
 apt install --no-install-recommends "${missing[@]}" || apt_failed
+
+if [[ $made_policy == yes ]] && has systemctl; then
+    # At the next boot it would be started; without systemd at work there is nothing to disable.
+    "${as_root[@]}" systemctl disable pgbouncer >>"$log" 2>&1 || true
+fi
 
 step="checking what was installed"
 hash -r

@@ -4,14 +4,17 @@
 #   deploy/tests/image.sh [MAJOR]
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 major=${1:-17}
-image=haclt/agent:pg$major base=${HACLT_POSTGRES_IMAGE:-postgres:$major}
+image=$(agent_image "$major") base=${HACLT_POSTGRES_IMAGE:-postgres:$major}
 readonly bytes_max=$((60 * 1000 * 1000))
 need_image "$image" "deploy/build-image.sh $major"
 
 [[ $(docker image inspect --format '{{json .RootFS.Layers}}' "$image") == "$(docker image inspect --format '{{json .RootFS.Layers}}' "$base" | sed 's/\]$//')"* ]] ||
     fail "$image is not on top of the $base that is here: run deploy/build-image.sh $major"
+# An image of a development build, as the gate makes it, is larger, and its agent needs a C library.
+release=yes
+[[ -z ${HACLT_CHECK_DEVELOPMENT:-} ]] || release=no
 bytes=$(($(docker image inspect --format '{{.Size}}' "$image") - $(docker image inspect --format '{{.Size}}' "$base")))
-((bytes <= bytes_max)) || fail "$image has $bytes bytes beyond $base, more than $bytes_max"
+[[ $release == no ]] || ((bytes <= bytes_max)) || fail "$image has $bytes bytes beyond $base, more than $bytes_max"
 ok "it shares every layer of $base and adds $((bytes / 1000000)) MB"
 
 [[ $(docker image inspect --format '{{.Config.User}} {{.Config.StopSignal}} {{json .Config.Entrypoint}}' "$image") == 'postgres SIGTERM ["ha-agent"]' ]] ||
@@ -26,6 +29,10 @@ done
 docker run --rm --label "$label" --entrypoint pg_receivewal "$image" --version | grep -q " $major\." || fail "no pg_receivewal $major"
 ok "the programs run, and pg_receivewal is of major $major"
 
+if [[ $release == no ]]; then
+    echo "not checked, as this is a development build: its size; that agent and haclt need no library"
+    exit 0
+fi
 # An image without any library: what runs there runs in every variant of the official image.
 docker create --label "$label" --name "$run_id-from" "$image" >/dev/null
 mkdir -p "$scratch/root/etc"

@@ -4,7 +4,7 @@
 #
 #   deploy/tests/init.sh [IMAGE]
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-image=${1:-haclt/agent:pg17}
+image=${1:-$(agent_image 17)}
 need_image "$image" deploy/build-image.sh
 
 for volume in secrets guard database witness agent permits; do

@@ -40,6 +40,33 @@ need_image() {
     docker image inspect "$1" >/dev/null 2>&1 || fail "there is no image $1: run $2"
 }
 
+# Prints the image of the agent that is checked: HACLT_CHECK_IMAGE, or what build-image.sh makes.
+agent_image() { printf '%s\n' "${HACLT_CHECK_IMAGE:-haclt/agent:pg$1}"; }
+
+# Prints the Debian that things are built on: the official image if it is here or can be pulled, else a
+# base of the stand-ins.
+debian_image() {
+    local image
+    for image in debian:bookworm-slim haclt/stand-in-debian:bookworm haclt/stand-in-debian:trixie; do
+        ! docker image inspect "$image" >/dev/null 2>&1 || { printf '%s\n' "$image"; return; }
+    done
+    image=debian:bookworm-slim
+    timeout 120 docker pull -q "$image" >/dev/null 2>&1 || fail "there is no image of Debian: run deploy/base-images.sh"
+    printf '%s\n' "$image"
+}
+
+# Builds the proxy before the Docker socket unless it is there, and prints its image: one for each content
+# of its directory.
+proxy_image() {
+    local image
+    image=haclt/docker-proxy:check-$(cat "$deploy"/docker-socket-proxy/* | sha256sum | cut -c 1-12)
+    docker image inspect "$image" >/dev/null 2>&1 ||
+        docker build --network host --build-arg "BASE_IMAGE=$(debian_image)" --tag "$image" \
+            "$deploy/docker-socket-proxy" >"$scratch/build" 2>&1 ||
+        fail "could not build $image: $(tail -n 1 "$scratch/build")"
+    printf '%s\n' "$image"
+}
+
 # Waits until a command succeeds, at most so many seconds.
 within() {
     local seconds=$1 until

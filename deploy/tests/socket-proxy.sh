@@ -1,20 +1,12 @@
 #!/usr/bin/env bash
 # Whether the proxy before the Docker socket lets through what the agent does, and nothing else.
 #
-#   deploy/tests/socket-proxy.sh [IMAGE]     default: haclt/docker-proxy, built if it is missing
+#   deploy/tests/socket-proxy.sh [IMAGE]     default: built of docker-socket-proxy/
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-image=${1:-haclt/docker-proxy}
 type -P curl >/dev/null || fail "there is no curl"
 postgres=${HACLT_POSTGRES_IMAGE:-postgres:17}
 need_image "$postgres" deploy/base-images.sh
-if ! docker image inspect "$image" >/dev/null 2>&1; then
-    # Without a registry there is the base of the stand-ins.
-    base=debian:bookworm-slim
-    docker image inspect "$base" >/dev/null 2>&1 || timeout 120 docker pull -q "$base" >/dev/null 2>&1 ||
-        base=haclt/stand-in-debian:bookworm
-    docker build --network host --build-arg "BASE_IMAGE=$base" --tag "$image" "$deploy/docker-socket-proxy" >"$scratch/build" 2>&1 ||
-        fail "could not build $image: $(tail -n 1 "$scratch/build")"
-fi
+image=${1:-$(proxy_image)}
 
 socket=${HACLT_DOCKER_SOCKET:-/var/run/docker.sock}
 mkdir "$scratch/api"

@@ -1,4 +1,4 @@
-//! Addresses of a cluster's own: 127.x.y.1 to .3, so that no two clusters share a port.
+//! Addresses of a cluster's own: 127.x.y.1 and so on, so that no two clusters share a port.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -37,7 +37,7 @@ pub struct Cluster {
     story: Vec<String>,
     began: Instant,
     kept: bool,
-    _claim: Claim,
+    claim: Claim,
 }
 
 impl Cluster {
@@ -86,8 +86,37 @@ impl Cluster {
             story: Vec::new(),
             began: Instant::now(),
             kept: false,
-            _claim: claim,
+            claim,
         }
+    }
+
+    /// Makes a node that is not part of the cluster yet; its agent is not started.
+    pub fn new_node(&mut self, name: &str, data: bool) -> &mut Node {
+        let n = name.trim_start_matches('n').parse().expect("a name like n4");
+        let address = self.claim.node(n);
+        let mut node = Node::new(name, data, &self.base, &self.permits, address, CLUSTER);
+        for known in &self.nodes {
+            node.config.text(&format!("peers.{}", known.name), known.grpc());
+        }
+        let own = node.grpc();
+        node.config.text(&format!("peers.{name}"), own).set("join", "true");
+        if !data {
+            node.configure_witness(&self.base, self.shape.witness_programs);
+        }
+        self.nodes.push(node);
+        self.node_mut(name)
+    }
+
+    /// Ends a node that is not part of the cluster any more; what it left on disk stays.
+    pub fn forget(&mut self, name: &str) -> Node {
+        self.node_mut(name).kill_everything();
+        let at = self.nodes.iter().position(|node| node.name == name);
+        self.nodes.remove(at.expect("a node of the cluster"))
+    }
+
+    /// Counts a node in again.
+    pub fn remember(&mut self, node: Node) {
+        self.nodes.push(node);
     }
 
     /// Returns a node by its name.
@@ -263,6 +292,20 @@ impl Cluster {
         .await
     }
 
+    /// Waits until that node leads and has confirmed a renewal of the lease.
+    pub async fn heard_by(&self, leader: &str, limit: Duration) {
+        let leads = |s: &StatusReply| s.raft.as_ref().is_some_and(|raft| raft.leader == leader);
+        let left = |s: &StatusReply| s.lease.as_ref().map_or(0, |lease| lease.left_ms);
+        let mut before = left(&self.await_status("it leads", limit, leads).await);
+        eventually("it has confirmed a renewal", limit, async || {
+            let now = left(&self.await_status("it leads", limit, leads).await);
+            let renewed = now > before;
+            before = now;
+            renewed.then_some(())
+        })
+        .await;
+    }
+
     /// Waits until the cluster is healthy and the lease was renewed just now, so that one more fault is
     /// one fault only.
     pub async fn settled(&self, limit: Duration) -> StatusReply {
@@ -318,6 +361,15 @@ impl Cluster {
         let endpoints = endpoints.join(",");
         let all = [&["--endpoint", &endpoints], arguments].concat();
         programs::run(&programs::program("haclt"), &all)
+    }
+
+    /// Starts `haclt` against every agent, unheard.
+    pub fn haclt_child(&self, arguments: &[&str]) -> std::process::Child {
+        let endpoints: Vec<String> = self.nodes.iter().map(Node::grpc).collect();
+        let mut command = std::process::Command::new(programs::program("haclt"));
+        command.args(["--endpoint", &endpoints.join(",")]).args(arguments);
+        let null = std::process::Stdio::null;
+        command.stdin(null()).stdout(null()).stderr(null()).spawn().expect("haclt can be run")
     }
 
     /// Adds to what the test prints in the end.

@@ -1,8 +1,10 @@
 //! A cluster in containers, made with `deploy/compose.yaml` as users have it, and the Docker commands
 //! that people and machines do to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs::File;
+use std::hash::{Hash as _, Hasher as _};
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -12,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use ha_proto::v1::StatusReply;
 
+use crate::engine::Engine;
+use crate::mount::SmallDisk;
 use crate::programs::{self, said};
 use crate::wait::{eventually, within};
 use crate::writer::{Acks, Place, Writer};
 use crate::{node, status};
 
-/// The image of the agent, made of the programs under test.
-const AGENT_IMAGE: &str = "haclt/agent:under-test";
+const SERVICES: [&str; 5] = ["n1", "n2", "n3", "n1-postgres", "n2-postgres"];
 /// How long one Docker command may take on a busy machine.
 const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 /// How long a client waits for an answer.
@@ -46,6 +49,14 @@ pub struct Compose {
     written: i64,
     story: Vec<String>,
     began: Instant,
+    /// The engine, if it is not the machine's.
+    engine: Option<Engine>,
+    /// Further files of Compose, on top of the first.
+    besides: Vec<PathBuf>,
+    /// Environment that those need.
+    further: Vec<(String, String)>,
+    /// Addresses of the containers, if clients are not to go through the engine.
+    addresses: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -88,13 +99,17 @@ pub fn is_there() -> bool {
 }
 
 impl Compose {
-    /// Makes the image of the agent and starts a cluster of that major version.
-    pub async fn up(major: u32) -> Self {
+    /// Makes the image of the agent of a major version, on the machine's engine or another; nothing is
+    /// started yet.
+    pub fn prepare(major: u32, engine: Option<Engine>) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let project = format!("haclt-test-{}-{number}", std::process::id());
         let image = format!("postgres:{major}");
-        build_image(&image, major);
-        let mut cluster = Self {
+        let agent = agent_image(major);
+        if let Some(engine) = &engine {
+            engine.load(&[&image, &agent]);
+        }
+        Self {
             permits: Path::new("/run").join(&project),
             project,
             major,
@@ -104,16 +119,83 @@ impl Compose {
             written: 0,
             story: Vec::new(),
             began: Instant::now(),
-        };
-        cluster.compose(&["up", "--detach"]);
-        cluster.healthy(within(120)).await;
-        cluster.say("healthy");
-        let password = cluster.exec("n1", &["cat", "/etc/haclt/secrets/superuser"]);
-        password.trim().clone_into(&mut cluster.password);
+            engine,
+            besides: Vec::new(),
+            further: Vec::new(),
+            addresses: BTreeMap::new(),
+        }
+    }
+
+    /// From now on clients go to the containers' own addresses: ports are published by the engine, and
+    /// are gone with it.
+    pub fn go_past_the_engine(&mut self) {
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        for service in SERVICES {
+            let address = self.docker(&["inspect", "--format", format, &self.container(service)]);
+            self.addresses.insert(service.to_owned(), address.trim().to_owned());
+        }
+    }
+
+    /// Gives volumes small disks of their own, before the first start.
+    pub fn small(&mut self, volumes: &[&str], mib: u32) -> Vec<SmallDisk> {
+        let beside = |name: &str| Path::new("/run").join(format!("{}-{name}", self.project));
+        let (mut disks, mut text) = (Vec::new(), "volumes:\n".to_owned());
+        for volume in volumes {
+            let path = beside(volume);
+            disks.push(SmallDisk::mount(&path, mib));
+            let options = format!("{{type: none, o: bind, device: \"{}\"}}", path.display());
+            writeln!(text, "  {volume}: {{driver_opts: {options}}}").expect("a text");
+        }
+        let file = beside("disks.yaml");
+        std::fs::write(&file, text).expect("a file of ours");
+        self.besides.push(file);
+        disks
+    }
+
+    /// Puts another of the repository's Compose files on top, with the environment that it needs.
+    pub fn put_on_top(&mut self, file: &str, environment: &[(&str, &str)]) {
+        self.besides.push(deploy().join(file));
+        let owned = environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        self.further.extend(owned);
+    }
+
+    /// Starts it, and waits until it is healthy.
+    pub async fn start(&mut self) {
+        self.compose(&["up", "--detach"]);
+        self.healthy(within(120)).await;
+        self.say("healthy");
+        let password = self.exec("n1", &["cat", "/etc/haclt/secrets/superuser"]);
+        password.trim().clone_into(&mut self.password);
+    }
+
+    /// Starts it for the first time, with a table to write to.
+    #[must_use]
+    pub async fn begin(mut self) -> Self {
+        self.start().await;
         let made = "create table writes (value bigint primary key, node text)";
-        let primary = cluster.primary().await;
-        cluster.sql(&primary, made).await.expect("a primary");
-        cluster
+        let primary = self.primary().await;
+        self.sql(&primary, made).await.expect("a primary");
+        self
+    }
+
+    /// Returns the engine that is not the machine's.
+    pub fn engine(&mut self) -> &mut Engine {
+        self.engine.as_mut().expect("a cluster on an engine of its own")
+    }
+
+    /// Returns docker, bound to the cluster's engine.
+    fn docker_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.args(arguments);
+        if let Some(engine) = &self.engine {
+            command.env("DOCKER_HOST", engine.host());
+        }
+        command
+    }
+
+    /// Runs docker on the cluster's engine; panics if it fails.
+    pub fn docker(&self, arguments: &[&str]) -> String {
+        succeeded(&mut self.docker_command(arguments))
     }
 
     /// Returns the name of a container: `n1` is an agent's, `n1-postgres` a database's.
@@ -146,20 +228,28 @@ impl Compose {
     /// The same, whatever comes of it.
     pub fn compose_output(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new("docker-compose");
-        command.arg("--file").arg(deploy().join("compose.yaml")).args(arguments);
+        command.arg("--file").arg(deploy().join("compose.yaml"));
+        for file in &self.besides {
+            command.arg("--file").arg(file);
+        }
+        command.args(arguments).envs(self.further.iter().cloned());
         let [n1, n2] = self.ports.postgres;
         let [g1, g2, g3] = self.ports.grpc;
         command
             .env("COMPOSE_PROJECT_NAME", &self.project)
             .env("HACLT_CLUSTER", "orders")
             .env("HACLT_POSTGRES_IMAGE", &self.image)
-            .env("HACLT_AGENT_IMAGE", AGENT_IMAGE)
+            .env("HACLT_AGENT_IMAGE", agent_tag(self.major))
             .env("HACLT_RUN", &self.permits)
             .env("HACLT_N1_POSTGRES_PORT", n1.to_string())
             .env("HACLT_N2_POSTGRES_PORT", n2.to_string())
             .env("HACLT_N1_GRPC_PORT", g1.to_string())
             .env("HACLT_N2_GRPC_PORT", g2.to_string())
             .env("HACLT_N3_GRPC_PORT", g3.to_string());
+        if let Some(engine) = &self.engine {
+            command.env("DOCKER_HOST", engine.host());
+            command.env("HACLT_DOCKER_SOCKET", engine.socket());
+        }
         if self.major >= 18 {
             command.env("HACLT_IMAGE_VOLUME", "/var/lib/postgresql");
         }
@@ -168,12 +258,15 @@ impl Compose {
 
     /// Runs a program in a service's container and returns what it wrote.
     pub fn exec(&self, service: &str, command: &[&str]) -> String {
-        docker(&[&["exec", &self.container(service)], command].concat())
+        self.docker(&[&["exec", &self.container(service)], command].concat())
     }
 
-    /// Returns where an agent answers.
-    fn grpc(&self) -> impl Iterator<Item = String> {
-        self.ports.grpc.into_iter().map(|port| format!("127.0.0.1:{port}"))
+    /// Returns where each agent answers.
+    pub fn grpc(&self) -> impl Iterator<Item = String> {
+        ["n1", "n2", "n3"].into_iter().zip(self.ports.grpc).map(|(node, port)| {
+            let direct = self.addresses.get(node).map(|address| format!("{address}:7400"));
+            direct.unwrap_or_else(|| format!("127.0.0.1:{port}"))
+        })
     }
 
     /// Asks every agent in turn until one gives a status that is wanted.
@@ -215,10 +308,13 @@ impl Compose {
 
     fn place(&self, node: &str) -> Place {
         let port = self.ports.postgres[usize::from(node == "n2")];
+        let direct = self.addresses.get(&format!("{node}-postgres"));
+        let direct = direct.map(|address| format!("{address}:5432"));
         Place {
             node: node.to_owned(),
-            address: format!("127.0.0.1:{port}"),
+            address: direct.unwrap_or_else(|| format!("127.0.0.1:{port}")),
             password: self.password.clone(),
+            password_file: None,
         }
     }
 
@@ -294,7 +390,7 @@ impl Compose {
 
     /// Returns what a container's process 1 wrote.
     pub fn log(&self, service: &str) -> String {
-        said(&bounded(Command::new("docker").args(["logs", &self.container(service)])))
+        said(&bounded(&mut self.docker_command(&["logs", &self.container(service)])))
     }
 
     /// Adds to what the test prints in the end.
@@ -309,33 +405,52 @@ impl Compose {
         if !std::thread::panicking() {
             return;
         }
-        for service in ["n1", "n2", "n3", "n1-postgres", "n2-postgres"] {
+        for service in SERVICES {
             let log = self.log(service);
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default();
             drop(writeln!(err, "--- {service}\n{}", tail.join("\n")));
         }
-        let all = ["ps", "--all", "--filter", &format!("name={}", self.project)].map(str::to_owned);
-        let listed = bounded(Command::new("docker").args(all));
+        let all = ["ps", "--all", "--filter", &format!("name={}", self.project)];
+        let listed = bounded(&mut self.docker_command(&all));
         drop(writeln!(err, "{}", said(&listed)));
+        if let Some(engine) = &self.engine {
+            drop(writeln!(err, "--- engine\n{}", engine.log()));
+        }
     }
 }
 
 impl Drop for Compose {
     fn drop(&mut self) {
+        if let Some(engine) = &mut self.engine {
+            engine.run();
+        }
         self.show();
+        // An engine of our own takes everything with it.
+        if self.engine.take().is_none() {
+            self.remove();
+        }
+        drop(std::fs::remove_dir_all(&self.permits));
+        for file in self.besides.iter().filter(|file| file.starts_with("/run")) {
+            drop(std::fs::remove_file(file));
+        }
+    }
+}
+
+impl Compose {
+    /// Removes what the machine's engine has of us.
+    fn remove(&self) {
         // Paused containers cannot be stopped, and tools are no service's.
         let volumes = ["n1", "n2"].map(|node| self.volume(&format!("{node}-postgres")));
         let named = format!("name={}", self.project);
         for ours in [named].into_iter().chain(volumes.map(|volume| format!("volume={volume}"))) {
-            let listed = bounded(Command::new("docker").args(["ps", "-aq", "--filter", &ours]));
+            let listed = bounded(&mut self.docker_command(&["ps", "-aq", "--filter", &ours]));
             let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
             for id in listed.split_whitespace() {
-                drop(bounded(Command::new("docker").args(["rm", "--force", "--volumes", id])));
+                drop(bounded(&mut self.docker_command(&["rm", "--force", "--volumes", id])));
             }
         }
         drop(self.compose_output(&["down", "--volumes", "--remove-orphans"]));
-        drop(std::fs::remove_dir_all(&self.permits));
     }
 }
 
@@ -356,10 +471,14 @@ async fn session(place: &Place) -> Result<tokio_postgres::Client, tokio_postgres
     Ok(client)
 }
 
-/// Runs docker; panics if it fails.
+/// Runs docker on the machine's engine; panics if it fails.
 pub fn docker(arguments: &[&str]) -> String {
-    let output = bounded(Command::new("docker").args(arguments));
-    assert!(output.status.success(), "docker {arguments:?}: {}", said(&output));
+    succeeded(Command::new("docker").args(arguments))
+}
+
+fn succeeded(command: &mut Command) -> String {
+    let output = bounded(command);
+    assert!(output.status.success(), "{command:?}: {}", said(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -371,7 +490,7 @@ pub fn unpause(container: &str) {
     assert!(output.status.success() || text.contains("is not paused"), "{text}");
 }
 
-fn bounded(command: &mut Command) -> Output {
+pub(crate) fn bounded(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("it was there before");
     let pid = i32::try_from(child.id()).expect("a process id");
@@ -391,13 +510,24 @@ fn deploy() -> PathBuf {
     here.canonicalize().expect("the repository has it")
 }
 
+/// Returns the tag of the agent's image: of this checkout, as other ones may be under test besides.
+fn agent_tag(major: u32) -> String {
+    let mut hasher = std::hash::DefaultHasher::new();
+    programs::target_dir().hash(&mut hasher);
+    format!("haclt/agent:under-test-{:08x}-pg{major}", hasher.finish() >> 32)
+}
+
 /// Makes the image of the agent of the programs under test, unless it is there: what users get, but for
 /// the optimisation. A stand-in for the database's image is made first where that cannot be pulled.
-fn build_image(base: &str, major: u32) {
+///
+/// Returns its tag.
+pub fn agent_image(major: u32) -> String {
+    let (base, tag) = (format!("postgres:{major}"), agent_tag(major));
     let prebuilt = programs::target_dir().join("image-under-test");
     std::fs::create_dir_all(&prebuilt).expect("a directory of ours");
     let stamp = prebuilt.with_extension(major.to_string());
-    let lock = File::options().create(true).append(true).open(stamp.with_extension("lock"));
+    // One lock for all majors: the programs are put into one directory.
+    let lock = File::options().create(true).append(true).open(prebuilt.with_extension("lock"));
     let lock = lock.expect("a directory of ours");
     lock.lock().expect("a file of ours");
     let sources = [
@@ -409,11 +539,11 @@ fn build_image(base: &str, major: u32) {
         let file = std::fs::metadata(path).expect("a program that was built");
         format!("{name} {} {:?}", file.len(), file.modified().expect("a time"))
     });
-    let identity = [vec![base.to_owned()], identities.collect()].concat().join("\n");
-    let inspected = bounded(Command::new("docker").args(["image", "inspect", AGENT_IMAGE]));
+    let identity = [vec![base.clone()], identities.collect()].concat().join("\n");
+    let inspected = bounded(Command::new("docker").args(["image", "inspect", &tag]));
     let made_of = std::fs::read_to_string(&stamp).unwrap_or_default();
     if inspected.status.success() && made_of == identity {
-        return;
+        return tag;
     }
     for (name, from) in &sources {
         let to = prebuilt.join(name);
@@ -423,8 +553,9 @@ fn build_image(base: &str, major: u32) {
     }
     let mut build = Command::new(deploy().join("build-image.sh"));
     build.arg(major.to_string()).env("HACLT_PREBUILT", "image-under-test");
-    build.env("HACLT_AGENT_IMAGE", AGENT_IMAGE).env("HACLT_POSTGRES_IMAGE", base);
+    build.env("HACLT_AGENT_IMAGE", &tag).env("HACLT_POSTGRES_IMAGE", base);
     let built = build.stdin(Stdio::null()).output().expect("the repository's script");
     assert!(built.status.success(), "{}", said(&built));
     std::fs::write(stamp, identity).expect("a directory of ours");
+    tag
 }

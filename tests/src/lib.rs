@@ -5,13 +5,17 @@
 
 pub mod address;
 pub mod admin;
+pub mod bouncer;
 pub mod by_hand;
 pub mod cluster;
 pub mod compose;
 pub mod config;
+pub mod docs;
+pub mod engine;
 pub mod logs;
 pub mod mount;
 pub mod node;
+pub mod pair;
 pub mod processes;
 pub mod programs;
 pub mod quorum;
@@ -21,9 +25,11 @@ pub mod status;
 pub mod wait;
 pub mod writer;
 
+pub use bouncer::Bouncer;
 pub use cluster::Cluster;
 pub use compose::Compose;
 pub use config::Config;
+pub use engine::Engine;
 pub use node::Node;
 pub use scenario::{Plan, scenario};
 pub use shape::Mode;

@@ -27,14 +27,24 @@ impl SmallDisk {
 
     /// Fills it with one file until nothing more fits; returns the file.
     pub fn fill(&self) -> PathBuf {
+        self.fill_but(0)
+    }
+
+    /// The same, but leaves so many MiB free.
+    pub fn fill_but(&self, mib: u64) -> PathBuf {
         let path = self.path.join("ballast");
         let mut file =
             OpenOptions::new().append(true).create(true).open(&path).expect("a file of ballast");
         for size in [1 << 20, 1 << 12, 1] {
             let block = vec![0_u8; size];
-            while file.write_all(&block).is_ok() {}
+            while self.free() > mib << 20 && file.write_all(&block).is_ok() {}
         }
         path
+    }
+
+    fn free(&self) -> u64 {
+        let found = rustix::fs::statvfs(&self.path).expect("a mounted file system");
+        found.f_bavail * found.f_frsize
     }
 }
 
@@ -44,5 +54,7 @@ impl Drop for SmallDisk {
         let done = Command::new("umount").arg("-l").arg(&self.path).status();
         let gone = done.is_ok_and(|status| status.success());
         assert!(gone || std::thread::panicking(), "cannot unmount {}", self.path.display());
+        // Some are below a directory that is removed anyway.
+        drop(std::fs::remove_dir(&self.path));
     }
 }

@@ -248,6 +248,12 @@ impl Node {
         self.agent_end(limit).await
     }
 
+    /// Returns the file with the superuser's password; of a witness, none that is there.
+    pub fn superuser_file(&self) -> PathBuf {
+        let file = self.config.get("postgres.superuser_password_file");
+        file.map(PathBuf::from).unwrap_or_default()
+    }
+
     /// Returns what the guard last wrote.
     pub fn guard_status(&self) -> Option<GuardStatus> {
         let text = fs::read_to_string(self.permit_dir.join(STATUS_FILE)).ok()?;
@@ -365,7 +371,7 @@ impl Node {
     /// # Errors
     /// What the server or the network says.
     pub async fn session(&self) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        self.session_as("postgres", SUPERUSER_PASSWORD).await
+        self.session_as("postgres", &superuser_password(&self.superuser_file())).await
     }
 
     /// Opens a session.
@@ -426,19 +432,32 @@ pub fn said(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned())
 }
 
+/// Reads the superuser's password: it may have been changed.
+pub fn superuser_password(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap_or_else(|_| SUPERUSER_PASSWORD.to_owned());
+    text.trim_end().to_owned()
+}
+
 fn make_dir(path: &Path) {
     fs::create_dir_all(path).expect("a writable directory");
     let mode = fs::Permissions::from_mode(0o755);
     fs::set_permissions(path, mode).expect("a directory of ours");
 }
 
-/// Gives a directory to the user that runs the server.
-pub fn chown(path: &Path) {
-    if rustix::process::geteuid().is_root() {
+/// Returns user and group that run the server; `None` if they are our own.
+pub fn postgres_user() -> Option<(u32, u32)> {
+    rustix::process::geteuid().is_root().then(|| {
         let passwd = fs::read_to_string("/etc/passwd").expect("users");
         let line = passwd.lines().find(|line| line.starts_with("postgres:"));
         let fields: Vec<&str> = line.expect("a user postgres").split(':').collect();
         let id = |at: usize| fields.get(at).and_then(|field| field.parse().ok());
-        std::os::unix::fs::chown(path, id(2), id(3)).expect("a directory of ours");
+        (id(2).expect("a user id"), id(3).expect("a group id"))
+    })
+}
+
+/// Gives a file or directory to the user that runs the server.
+pub fn chown(path: &Path) {
+    if let Some((uid, gid)) = postgres_user() {
+        std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("a file of ours");
     }
 }

@@ -90,3 +90,15 @@ pub fn write_bytes(pid: i32) -> u64 {
     let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
     line.and_then(|number| number.parse().ok()).expect("the kernel counts I/O")
 }
+
+/// Kills the child of a process that runs this program.
+pub fn kill_child(parent: i32, program: &str) {
+    let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    let list = list.expect("the parent is running");
+    let runs = |pid: &i32| {
+        let exe = fs::read_link(format!("/proc/{pid}/exe"));
+        exe.is_ok_and(|exe| exe.file_name().is_some_and(|name| name == program))
+    };
+    let mut children = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+    send(children.find(runs).expect("a child that runs it"), Signal::KILL);
+}

@@ -1,6 +1,7 @@
 //! A client that keeps writing to every data node and remembers what was acknowledged, where, when.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use crate::node::Node;
-use crate::node::SUPERUSER_PASSWORD;
+use crate::node::superuser_password;
 
 /// How long a write may take before the client gives it up, unless a plan says otherwise: then nobody
 /// knows what became of it.
@@ -88,6 +89,14 @@ impl Acks {
         times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 
+    /// Returns the longest time without an acknowledgement from a moment on.
+    pub fn longest_gap_since(&self, from: Instant) -> Duration {
+        let mut times: Vec<Instant> =
+            self.0.iter().map(|ack| ack.acked).filter(|at| *at >= from).collect();
+        times.sort();
+        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
     /// Returns how long the slowest commit on a node took among those under way in a span of time. One
     /// that got no answer counts as long as the client waited for it.
     pub fn slowest(&self, node: &str, from: Instant, to: Instant) -> Duration {
@@ -137,7 +146,8 @@ impl Writer {
             .map(|node| Place {
                 node: node.name.clone(),
                 address: node.postgres(),
-                password: SUPERUSER_PASSWORD.to_owned(),
+                password: String::new(),
+                password_file: Some(node.superuser_file()),
             })
             .collect();
         Self::at(&places, patience, 0)
@@ -186,6 +196,8 @@ pub(crate) struct Place {
     pub(crate) address: String,
     /// The superuser's password.
     pub(crate) password: String,
+    /// The file with it, if it may change.
+    pub(crate) password_file: Option<PathBuf>,
 }
 
 /// One session to one node, opened again whenever it broke.
@@ -257,8 +269,12 @@ async fn insert(client: &Client, node: &str, value: i64) -> Result<u32, tokio_po
 
 async fn connect(place: &Place) -> Option<Client> {
     let (host, port) = place.address.rsplit_once(':')?;
+    let password = match &place.password_file {
+        Some(file) => superuser_password(file),
+        None => place.password.clone(),
+    };
     let mut config = tokio_postgres::Config::new();
-    config.host(host).port(port.parse().ok()?).user("postgres").password(&place.password);
+    config.host(host).port(port.parse().ok()?).user("postgres").password(&password);
     config.dbname("postgres").connect_timeout(Duration::from_secs(1));
     let connecting = config.connect(tokio_postgres::NoTls);
     let (client, connection) =

@@ -9,9 +9,9 @@ use ha_agent::config::Config as AgentConfig;
 use ha_agent::launch;
 use ha_core::NodeId;
 use ha_postgres::fake::{FakeDriver, FakeWorld};
-use ha_proto::v1::StatusReply;
+use ha_proto::v1::{DoctorFinding, DoctorReply, StatusReply};
 use ha_tests::address::Claim;
-use ha_tests::{Config, eventually, status, within};
+use ha_tests::{Config, admin, eventually, status, within};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -367,6 +367,45 @@ fn a_peer_with_another_postgres_major_is_named() {
             })
             .await;
         assert_ne!(status.state, "healthy");
+        c.stop_all().await;
+    });
+}
+
+#[test]
+fn the_doctor_answers_whatever_is_broken_and_says_what_it_could_not_check() {
+    bounded(90, async {
+        let mut c = Fakes::new();
+        // Alone: no Raft group, no leader, no database, nobody who answers.
+        c.start("n1");
+        let found = |reply: &DoctorReply, id: &str, node: &str, severity: &str| {
+            let same = |f: &&DoctorFinding| f.id == id && f.node == node && f.severity == severity;
+            reply.findings.iter().filter(same).count()
+        };
+        let reply = eventually("the agent is there", within(10), async || {
+            admin::doctor(&c.address("n1")).await.ok()
+        })
+        .await;
+        assert_eq!(found(&reply, "peer-unreachable", "n1", "critical"), 2, "{reply:?}");
+        assert_eq!(found(&reply, "agent-silent", "n3", "critical"), 1, "{reply:?}");
+        assert_eq!(found(&reply, "database-silent", "n1", "critical"), 1, "{reply:?}");
+        let secret = reply.findings.iter().find(|f| f.id == "secret-readable").expect("a note");
+        assert_eq!(secret.severity, "note");
+        assert!(secret.evidence.starts_with("could not check: /nowhere/"), "{secret:?}");
+
+        c.start("n2");
+        c.start("n3");
+        c.healthy().await;
+        c.world.switch(&id("n2"), |switches| switches.frozen = true);
+        let began = Instant::now();
+        let reply = admin::doctor(&c.address("n3")).await.expect("findings");
+        assert!(began.elapsed() < within(7), "a frozen server holds nobody up");
+        assert_eq!(found(&reply, "database-silent", "n2", "critical"), 1, "{reply:?}");
+        assert_eq!(found(&reply, "database-unreachable", "n1", "critical"), 1, "{reply:?}");
+        assert_eq!(found(&reply, "superuser-refused", "n1", "ok"), 1, "{reply:?}");
+        assert_eq!(found(&reply, "peer-unreachable", "n2", "ok"), 2, "the agent is well");
+        assert_eq!(found(&reply, "agent-silent", "n2", "ok"), 1, "{reply:?}");
+        c.world.switch(&id("n2"), |switches| switches.frozen = false);
+        c.healthy().await;
         c.stop_all().await;
     });
 }

@@ -5,8 +5,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use ha_core::decide::Decision;
+use ha_core::decide::{Decision, Rule};
 use ha_core::permit::{Order, StopMode};
+use ha_core::state::journal::{EventKind, Note};
 use ha_core::step::Step;
 use ha_core::view::{Job, View};
 use ha_postgres::driver::PostgresDriver;
@@ -17,6 +18,7 @@ use crate::agent::{Agent, Database, lock};
 use crate::events;
 use crate::facts::RunningJob;
 use crate::jobs::{self, JobError};
+use crate::notes;
 
 /// How often a step may wait in a row, some eight seconds in all, before that is a trouble.
 const PATIENCE_TRIES: u32 = 5;
@@ -31,7 +33,7 @@ pub fn act<D: PostgresDriver>(
     let step = decision.step.clone();
     let name = step.name();
     match step {
-        Step::Stay => {}
+        Step::Stay => settled(database, decision),
         Step::Fence => fence(agent, database, view, decision),
         Step::StopStandby => {
             if let Err(error) = database.permits.down(StopMode::Fast) {
@@ -86,9 +88,16 @@ pub fn act<D: PostgresDriver>(
     }
 }
 
+/// A step that failed and is not wanted any more is no trouble any more either.
+fn settled<D>(database: &Database<D>, decision: &Decision) {
+    if matches!(decision.rule, Rule::Serving | Rule::Following) {
+        database.facts().trouble("job", None);
+    }
+}
+
 /// Makes writes impossible at once. A job under way is cancelled: a promotion must not come after this.
 fn fence<D: PostgresDriver>(
-    agent: &Agent<D>,
+    agent: &Arc<Agent<D>>,
     database: &Database<D>,
     view: &View,
     decision: &Decision,
@@ -109,6 +118,8 @@ fn fence<D: PostgresDriver>(
         Ok(()) => {
             let why = decision.rule.name();
             events::NodeFenced { node: agent.node(), epoch: view.epoch, why }.emit();
+            let note = Note::new(EventKind::Stopped, decision.rule.why().to_owned());
+            notes::tell(agent, note.about(agent.node()));
         }
         Err(error) => warn!(%error, "could not withdraw permit, the guard will at its deadline"),
     }

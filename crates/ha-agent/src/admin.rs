@@ -1,54 +1,59 @@
 //! What this agent answers to `haclt`.
 
 mod config;
+mod credentials;
 mod diverged;
+mod doctor;
+pub(crate) mod drill;
 mod durability;
 mod explain;
+mod failover;
+mod journal;
+mod membership;
+mod nodes;
+mod orders;
+mod pause;
+mod picture;
+mod remake;
+mod restart;
+mod schedule;
+mod support;
+pub(crate) mod switchover;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::future::join_all;
-use ha_core::candidate::{BootstrapChoice, choose_bootstrap};
-use ha_core::decide::Rule;
-use ha_core::policy::Durability;
-use ha_core::state::State;
-use ha_core::{Lsn, NodeId, NodeKind};
 use ha_postgres::driver::PostgresDriver;
+use ha_proto::v1::admin_client::AdminClient;
 use ha_proto::v1::admin_server::Admin;
 use ha_proto::v1::{
-    ConfigSetReply, ConfigSetRequest, ConfigShowReply, ConfigShowRequest, DivergedDropReply,
-    DivergedDropRequest, DivergedListReply, DivergedListRequest, DivergedShowReply,
-    DivergedShowRequest, ExplainReply, ExplainRequest, LeaseStatus, NodeStatus, RaftStatus,
-    ReportReply, StatusReply, StatusRequest,
+    ConfigChangeReply, ConfigChangeRequest, ConfigCheckReply, ConfigCheckRequest,
+    ConfigHistoryReply, ConfigHistoryRequest, ConfigSetReply, ConfigSetRequest, ConfigShowReply,
+    ConfigShowRequest, CredentialsRotateRequest, CredentialsShowReply, CredentialsShowRequest,
+    DivergedDropReply, DivergedDropRequest, DivergedListReply, DivergedListRequest,
+    DivergedShowReply, DivergedShowRequest, DoctorReply, DoctorRequest, DrillPlanReply,
+    DrillPlanRequest, DrillRequest, DrillStepReply, DrillStepRequest, EventShowReply,
+    EventShowRequest, EventsReply, EventsRequest, ExplainReply, ExplainRequest, FailoverPlanReply,
+    FailoverPlanRequest, FailoverRequest, FenceRequest, HistoryReply, HistoryRequest,
+    NodeAddRequest, NodeListReply, NodeListRequest, NodeRemoveRequest, NodeReplaceRequest,
+    OrderReply, PauseRequest, RecloneRequest, ReloadRequest, RestartPlanReply, RestartPlanRequest,
+    RestartReply, RestartRequest, ResumeRequest, ScheduleAddRequest, ScheduleCancelRequest,
+    ScheduleListReply, ScheduleListRequest, StatusReply, StatusRequest, SupportBundleRequest,
+    SwitchoverPlanReply, SwitchoverPlanRequest, SwitchoverReply, SwitchoverRequest, UnfenceRequest,
 };
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use crate::agent::{Agent, lock};
-use crate::clock;
-use crate::report;
+use crate::agent::Agent;
+use crate::parameters;
 use crate::service::check_cluster;
+use picture::Picture;
 
-/// How long a node may take to report for one answer.
-const REPORT_LIMIT: Duration = Duration::from_millis(800);
-/// How long the round that proves a quorum may take.
-const QUORUM_LIMIT: Duration = Duration::from_millis(800);
+/// The same service of another agent.
+pub(crate) type Other = AdminClient<Channel>;
 
 /// `ha.v1.Admin`.
 #[derive(Debug)]
 pub struct AdminService<D>(pub Arc<Agent<D>>);
-
-/// What one answer is made from.
-struct Picture {
-    state: State,
-    reports: BTreeMap<NodeId, Option<ReportReply>>,
-    leader: Option<NodeId>,
-    term: u64,
-    voters: Vec<NodeId>,
-    quorum: bool,
-    left_ms: u64,
-}
 
 #[tonic::async_trait]
 impl<D: PostgresDriver> Admin for AdminService<D> {
@@ -75,16 +80,55 @@ impl<D: PostgresDriver> Admin for AdminService<D> {
         request: Request<ConfigShowRequest>,
     ) -> Result<Response<ConfigShowReply>, Status> {
         let agent = self.of(&request.into_inner().cluster)?;
-        config::show(agent).map(Response::new)
+        config::show(agent).await.map(Response::new)
     }
 
     async fn config_set(
         &self,
         request: Request<ConfigSetRequest>,
     ) -> Result<Response<ConfigSetReply>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let parameters = request.get_ref().key.starts_with(parameters::PREFIX);
+        let leader = if parameters { orders::taker(agent, &request).await? } else { None };
         let request = request.into_inner();
-        let agent = self.of(&request.cluster)?;
-        config::set(agent, &request).await.map(Response::new)
+        let Some(leader) = leader else {
+            return config::set(agent, &request).await.map(Response::new);
+        };
+        let limit = orders::patience(request.wait_ms);
+        let call =
+            |mut admin: Other| async move { admin.config_set(orders::handed_on(request)).await };
+        agent.peers.forward(&leader, limit, call).await.map(Response::new)
+    }
+
+    async fn config_change(
+        &self,
+        request: Request<ConfigChangeRequest>,
+    ) -> Result<Response<ConfigChangeReply>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let leader = orders::taker(agent, &request).await?;
+        let request = request.into_inner();
+        let Some(leader) = leader else {
+            return config::change(agent, &request).await.map(Response::new);
+        };
+        let limit = orders::patience(request.wait_ms);
+        let call =
+            |mut admin: Other| async move { admin.config_change(orders::handed_on(request)).await };
+        agent.peers.forward(&leader, limit, call).await.map(Response::new)
+    }
+
+    async fn config_check(
+        &self,
+        request: Request<ConfigCheckRequest>,
+    ) -> Result<Response<ConfigCheckReply>, Status> {
+        let request = request.into_inner();
+        config::check(self.of(&request.cluster)?, &request).await.map(Response::new)
+    }
+
+    async fn config_history(
+        &self,
+        request: Request<ConfigHistoryRequest>,
+    ) -> Result<Response<ConfigHistoryReply>, Status> {
+        config::history(self.of(&request.into_inner().cluster)?).map(Response::new)
     }
 
     async fn diverged_list(
@@ -112,6 +156,345 @@ impl<D: PostgresDriver> Admin for AdminService<D> {
         let agent = self.of(&request.cluster)?;
         diverged::remove(agent, request.id).await.map(Response::new)
     }
+
+    async fn switchover_plan(
+        &self,
+        request: Request<SwitchoverPlanRequest>,
+    ) -> Result<Response<SwitchoverPlanReply>, Status> {
+        let request = request.into_inner();
+        let agent = self.of(&request.cluster)?;
+        switchover::plan(agent, &request).await.map(Response::new)
+    }
+
+    async fn switchover(
+        &self,
+        request: Request<SwitchoverRequest>,
+    ) -> Result<Response<SwitchoverReply>, Status> {
+        let request = request.into_inner();
+        let agent = self.of(&request.cluster)?;
+        switchover::order(agent, &request).await.map(Response::new)
+    }
+
+    async fn restart_plan(
+        &self,
+        request: Request<RestartPlanRequest>,
+    ) -> Result<Response<RestartPlanReply>, Status> {
+        let request = request.into_inner();
+        let agent = self.of(&request.cluster)?;
+        restart::plan(agent, &request).await.map(Response::new)
+    }
+
+    async fn restart(
+        &self,
+        request: Request<RestartRequest>,
+    ) -> Result<Response<RestartReply>, Status> {
+        let request = request.into_inner();
+        let agent = self.of(&request.cluster)?;
+        restart::order(agent, &request).await.map(Response::new)
+    }
+
+    async fn pause(&self, request: Request<PauseRequest>) -> Result<Response<OrderReply>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let leader = orders::taker(agent, &request).await?;
+        let request = request.into_inner();
+        let Some(leader) = leader else {
+            return pause::pause(agent, &request).await.map(Response::new);
+        };
+        let limit = orders::patience(request.wait_ms);
+        let call = |mut admin: Other| async move { admin.pause(orders::handed_on(request)).await };
+        agent.peers.forward(&leader, limit, call).await.map(Response::new)
+    }
+
+    async fn resume(
+        &self,
+        request: Request<ResumeRequest>,
+    ) -> Result<Response<OrderReply>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let leader = orders::taker(agent, &request).await?;
+        let request = request.into_inner();
+        let Some(leader) = leader else {
+            return pause::resume(agent, &request).await.map(Response::new);
+        };
+        let limit = orders::patience(request.wait_ms);
+        let call = |mut admin: Other| async move { admin.resume(orders::handed_on(request)).await };
+        agent.peers.forward(&leader, limit, call).await.map(Response::new)
+    }
+
+    async fn fence(&self, request: Request<FenceRequest>) -> Result<Response<OrderReply>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let leader = orders::taker(agent, &request).await?;
+        let request = request.into_inner();
+        let Some(leader) = leader else {
+            return pause::fence(agent, &request).await.map(Response::new);
+        };
+        let limit = orders::patience(request.wait_ms);
+        let call = |mut admin: Other| async move { admin.fence(orders::handed_on(request)).await };
+        agent.peers.forward(&leader, limit, call).await.map(Response::new)
+    }
+
+    async fn unfence(
+        &self,
+        request: Request<UnfenceRequest>,
+    ) -> Result<Response<OrderReply>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let leader = orders::taker(agent, &request).await?;
+        let request = request.into_inner();
+        let Some(leader) = leader else {
+            return pause::unfence(agent, &request).await.map(Response::new);
+        };
+        let limit = orders::patience(request.wait_ms);
+        let call =
+            |mut admin: Other| async move { admin.unfence(orders::handed_on(request)).await };
+        agent.peers.forward(&leader, limit, call).await.map(Response::new)
+    }
+
+    async fn events(
+        &self,
+        request: Request<EventsRequest>,
+    ) -> Result<Response<EventsReply>, Status> {
+        let request = request.into_inner();
+        let agent = self.of(&request.cluster)?;
+        Ok(Response::new(journal::events(agent, &request).await))
+    }
+
+    async fn event_show(
+        &self,
+        request: Request<EventShowRequest>,
+    ) -> Result<Response<EventShowReply>, Status> {
+        let request = request.into_inner();
+        journal::show(self.of(&request.cluster)?, &request).await.map(Response::new)
+    }
+
+    async fn history(
+        &self,
+        request: Request<HistoryRequest>,
+    ) -> Result<Response<HistoryReply>, Status> {
+        let agent = self.of(&request.into_inner().cluster)?;
+        Ok(Response::new(journal::history(agent)))
+    }
+
+    async fn failover_plan(
+        &self,
+        request: Request<FailoverPlanRequest>,
+    ) -> Result<Response<FailoverPlanReply>, Status> {
+        let request = request.into_inner();
+        failover::plan(self.of(&request.cluster)?, &request).await.map(Response::new)
+    }
+
+    async fn failover(
+        &self,
+        request: Request<FailoverRequest>,
+    ) -> Result<Response<OrderReply>, Status> {
+        let request = request.into_inner();
+        failover::order(self.of(&request.cluster)?, &request).await.map(Response::new)
+    }
+
+    async fn reclone(
+        &self,
+        request: Request<RecloneRequest>,
+    ) -> Result<Response<OrderReply>, Status> {
+        let request = request.into_inner();
+        remake::reclone(self.of(&request.cluster)?, &request).await.map(Response::new)
+    }
+
+    async fn reload(
+        &self,
+        request: Request<ReloadRequest>,
+    ) -> Result<Response<OrderReply>, Status> {
+        let request = request.into_inner();
+        remake::reload(self.of(&request.cluster)?, &request).await.map(Response::new)
+    }
+
+    async fn node_list(
+        &self,
+        request: Request<NodeListRequest>,
+    ) -> Result<Response<NodeListReply>, Status> {
+        let agent = self.of(&request.into_inner().cluster)?;
+        Ok(Response::new(nodes::list(agent).await))
+    }
+
+    async fn node_replace(
+        &self,
+        request: Request<NodeReplaceRequest>,
+    ) -> Result<Response<OrderReply>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let leader = orders::taker(agent, &request).await?;
+        let request = request.into_inner();
+        let Some(leader) = leader else {
+            return nodes::replace(agent, &request).await.map(Response::new);
+        };
+        let limit = orders::patience(request.wait_ms);
+        let call =
+            |mut admin: Other| async move { admin.node_replace(orders::handed_on(request)).await };
+        agent.peers.forward(&leader, limit, call).await.map(Response::new)
+    }
+
+    async fn node_add(
+        &self,
+        request: Request<NodeAddRequest>,
+    ) -> Result<Response<OrderReply>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let leader = orders::taker(agent, &request).await?;
+        let request = request.into_inner();
+        let Some(leader) = leader else {
+            return membership::add(agent, &request).await.map(Response::new);
+        };
+        let limit = orders::patience(request.wait_ms);
+        let call =
+            |mut admin: Other| async move { admin.node_add(orders::handed_on(request)).await };
+        agent.peers.forward(&leader, limit, call).await.map(Response::new)
+    }
+
+    async fn node_remove(
+        &self,
+        request: Request<NodeRemoveRequest>,
+    ) -> Result<Response<OrderReply>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let leader = match orders::taker(agent, &request).await? {
+            // Nobody takes itself out: another one is to lead first.
+            None if request.get_ref().node == agent.node().as_str() => {
+                Some(membership::step_aside(agent).await?)
+            }
+            other => other,
+        };
+        let request = request.into_inner();
+        let Some(leader) = leader else {
+            return membership::remove(agent, &request).await.map(Response::new);
+        };
+        let limit = orders::patience(request.wait_ms);
+        let call =
+            |mut admin: Other| async move { admin.node_remove(orders::handed_on(request)).await };
+        agent.peers.forward(&leader, limit, call).await.map(Response::new)
+    }
+
+    async fn schedule_list(
+        &self,
+        request: Request<ScheduleListRequest>,
+    ) -> Result<Response<ScheduleListReply>, Status> {
+        let agent = self.of(&request.into_inner().cluster)?;
+        Ok(Response::new(schedule::list(agent)))
+    }
+
+    async fn schedule_add(
+        &self,
+        request: Request<ScheduleAddRequest>,
+    ) -> Result<Response<OrderReply>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let leader = orders::taker(agent, &request).await?;
+        let request = request.into_inner();
+        let Some(leader) = leader else {
+            return schedule::add(agent, &request).await.map(Response::new);
+        };
+        let limit = orders::patience(0);
+        let call =
+            |mut admin: Other| async move { admin.schedule_add(orders::handed_on(request)).await };
+        agent.peers.forward(&leader, limit, call).await.map(Response::new)
+    }
+
+    async fn schedule_cancel(
+        &self,
+        request: Request<ScheduleCancelRequest>,
+    ) -> Result<Response<OrderReply>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let leader = orders::taker(agent, &request).await?;
+        let request = request.into_inner();
+        let Some(leader) = leader else {
+            return schedule::cancel(agent, &request).await.map(Response::new);
+        };
+        let limit = orders::patience(0);
+        let call = |mut admin: Other| async move {
+            admin.schedule_cancel(orders::handed_on(request)).await
+        };
+        agent.peers.forward(&leader, limit, call).await.map(Response::new)
+    }
+
+    async fn credentials_show(
+        &self,
+        request: Request<CredentialsShowRequest>,
+    ) -> Result<Response<CredentialsShowReply>, Status> {
+        let agent = self.of(&request.into_inner().cluster)?;
+        Ok(Response::new(credentials::show(agent).await))
+    }
+
+    async fn credentials_rotate(
+        &self,
+        request: Request<CredentialsRotateRequest>,
+    ) -> Result<Response<OrderReply>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let leader = orders::taker(agent, &request).await?;
+        let request = request.into_inner();
+        let Some(leader) = leader else {
+            return credentials::rotate(agent, request).await.map(Response::new);
+        };
+        let limit = orders::patience(request.wait_ms);
+        let call = |mut admin: Other| async move {
+            admin.credentials_rotate(orders::handed_on(request)).await
+        };
+        agent.peers.forward(&leader, limit, call).await.map(Response::new)
+    }
+
+    async fn doctor(
+        &self,
+        request: Request<DoctorRequest>,
+    ) -> Result<Response<DoctorReply>, Status> {
+        let request = request.into_inner();
+        let agent = self.of(&request.cluster)?;
+        doctor::answer(agent, &request).await.map(Response::new)
+    }
+
+    async fn drill_plan(
+        &self,
+        request: Request<DrillPlanRequest>,
+    ) -> Result<Response<DrillPlanReply>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let leader = orders::taker(agent, &request).await?;
+        let request = request.into_inner();
+        let Some(leader) = leader else {
+            return drill::plan(agent, &request).await.map(Response::new);
+        };
+        let limit = orders::patience(0);
+        let call =
+            |mut admin: Other| async move { admin.drill_plan(orders::handed_on(request)).await };
+        agent.peers.forward(&leader, limit, call).await.map(Response::new)
+    }
+
+    type DrillStream = drill::News;
+
+    async fn drill(
+        &self,
+        request: Request<DrillRequest>,
+    ) -> Result<Response<Self::DrillStream>, Status> {
+        let agent = self.of(&request.get_ref().cluster)?;
+        let leader = orders::taker(agent, &request).await?;
+        let request = request.into_inner();
+        let Some(leader) = leader else {
+            return drill::order(agent, request).await.map(Response::new);
+        };
+        drill::expect_outside(agent, &leader)?;
+        let limit = orders::patience(0);
+        let call = |mut admin: Other| async move { admin.drill(orders::handed_on(request)).await };
+        let news = agent.peers.forward(&leader, limit, call).await?;
+        Ok(Response::new(Box::pin(news)))
+    }
+
+    async fn drill_step(
+        &self,
+        request: Request<DrillStepRequest>,
+    ) -> Result<Response<DrillStepReply>, Status> {
+        let request = request.into_inner();
+        drill::step(self.of(&request.cluster)?, &request).await.map(Response::new)
+    }
+
+    type SupportBundleStream = support::Chunks;
+
+    async fn support_bundle(
+        &self,
+        request: Request<SupportBundleRequest>,
+    ) -> Result<Response<Self::SupportBundleStream>, Status> {
+        let request = request.into_inner();
+        let agent = self.of(&request.cluster)?;
+        support::answer(agent, request).await.map(Response::new)
+    }
 }
 
 impl<D> AdminService<D> {
@@ -122,266 +505,4 @@ impl<D> AdminService<D> {
         }
         Ok(&self.0)
     }
-}
-
-impl Picture {
-    async fn take<D: PostgresDriver>(agent: &Agent<D>) -> Self {
-        let asked = agent.config.peers.keys().map(|node| async move {
-            let reply = if node == agent.node() {
-                Some(report::fresh(agent).await)
-            } else {
-                let request = report::request(agent, true);
-                agent.peers.report(node, request, REPORT_LIMIT).await.ok()
-            };
-            (node.clone(), reply)
-        });
-        let (reports, confirmed) =
-            tokio::join!(join_all(asked), agent.raft.confirm_leadership(QUORUM_LIMIT));
-        let reports: BTreeMap<_, _> = reports.into_iter().collect();
-        let status = agent.raft.status();
-        let state = agent.state();
-        let agreeing = reports
-            .values()
-            .flatten()
-            .filter(|r| {
-                status.leader.as_ref().is_some_and(|leader| r.raft_leader == leader.as_str())
-            })
-            .count();
-        // The leader asked a majority just now; anybody else counts who follows the same leader.
-        let quorum = if status.is_leader {
-            confirmed.is_ok()
-        } else {
-            status.leader.is_some() && agreeing > agent.config.peers.len() / 2
-        };
-        let by_holder = state
-            .lease
-            .holder()
-            .and_then(|holder| reports.get(holder)?.as_ref())
-            .map(|report| report.left_ms);
-        let by_granter = lock(&agent.granter).left(&state.lease, clock::now());
-        let left_ms =
-            by_holder.or_else(|| by_granter.map(ha_core::clock::millis)).unwrap_or_default();
-        Self {
-            state,
-            reports,
-            leader: status.leader,
-            term: status.term,
-            voters: status.voters,
-            quorum,
-            left_ms,
-        }
-    }
-
-    fn status<D: PostgresDriver>(&self, agent: &Agent<D>) -> StatusReply {
-        let nodes: Vec<NodeStatus> =
-            agent.config.peers.keys().map(|node| self.node(agent, node)).collect();
-        let (state, reason) = self.judge(&nodes);
-        let grant = self.state.lease.grant();
-        let primary = self.primary_report();
-        let timeline = primary
-            .and_then(|r| r.postgres.as_ref()?.flushed)
-            .map(|position| position.timeline)
-            .or_else(|| self.state.latest_promotion().map(|p| p.begin.timeline.0));
-        let holder = grant.map(|grant| grant.holder.to_string()).unwrap_or_default();
-        StatusReply {
-            cluster: agent.config.cluster.clone(),
-            state: state.to_owned(),
-            reason,
-            epoch: self.state.last_epoch.0,
-            timeline: timeline.unwrap_or_default(),
-            durability: self.state.durability.to_string(),
-            paused: false,
-            lease: Some(LeaseStatus {
-                left_ms: if grant.is_some() { self.left_ms } else { 0 },
-                ttl_ms: ha_core::clock::millis(
-                    grant.map_or(agent.config.policy.ttl, |grant| grant.ttl),
-                ),
-                holder: holder.clone(),
-            }),
-            raft: Some(RaftStatus {
-                leader: self.leader.as_ref().map(ToString::to_string).unwrap_or_default(),
-                term: self.term,
-                voters: self.voters.iter().map(ToString::to_string).collect(),
-                quorum: self.quorum,
-            }),
-            wal_quorum: Some(self.wal_quorum()),
-            loss: self.loss(agent),
-            nodes,
-            answered_by: agent.node().to_string(),
-        }
-    }
-
-    fn primary_report(&self) -> Option<&ReportReply> {
-        let report = self.reports.get(self.state.lease.holder()?)?.as_ref()?;
-        (report.role == "primary").then_some(report)
-    }
-
-    fn node<D>(&self, agent: &Agent<D>, node: &NodeId) -> NodeStatus {
-        let known = self.state.nodes.get(node);
-        let Some(Some(report)) = self.reports.get(node) else {
-            return NodeStatus {
-                name: node.to_string(),
-                kind: known.map(|n| n.kind.to_string()).unwrap_or_default(),
-                role: match known.map(|n| n.kind) {
-                    Some(NodeKind::Witness) => "witness",
-                    _ => "none",
-                }
-                .to_owned(),
-                state: "unreachable".to_owned(),
-                postgres: known.map(|n| n.postgres.clone()).unwrap_or_default(),
-                ..NodeStatus::default()
-            };
-        };
-        let mut status = NodeStatus {
-            name: node.to_string(),
-            kind: report.kind.clone(),
-            role: report.role.clone(),
-            state: report.state.clone(),
-            reachable: true,
-            agent_version: report.agent_version.clone(),
-            rule: report.rule.clone(),
-            troubles: report.troubles.clone(),
-            ..NodeStatus::default()
-        };
-        // Nobody asked it to in the other modes.
-        if let Some(witness) = report.witness.as_ref().filter(|witness| !witness.keeps_wal)
-            && self.state.durability == Durability::Quorum
-        {
-            status.troubles.push(witness.why.clone());
-        }
-        if let Some(witness) = &report.witness
-            && let Some(end) = witness.tip.as_ref().and_then(|tip| tip.end)
-        {
-            status.timeline = end.timeline;
-            status.flushed_lsn = Lsn(end.lsn).to_string();
-            status.lag_bytes = self.behind_primary(Lsn(end.lsn));
-            status.wal_ack = self.acknowledges(node);
-        }
-        if let Some(postgres) = &report.postgres {
-            status.postgres.clone_from(&postgres.address);
-            let runs = report.role == "primary" || report.role == "standby";
-            if let Some(position) = postgres.flushed.filter(|_| runs) {
-                status.timeline = position.timeline;
-                status.flushed_lsn = Lsn(position.lsn).to_string();
-                status.replayed_lsn = Lsn(postgres.replayed).to_string();
-            }
-            let is_primary = report.role == "primary";
-            status.lag_bytes = if is_primary { None } else { self.lag_bytes(report) };
-            status.wal_ack = is_primary || self.acknowledges(node);
-            // A receiver that fails again and again says that it streams; the primary knows better.
-            if status.state == "streaming" && self.has_receivers() && !self.streams(node) {
-                "catching_up".clone_into(&mut status.state);
-            }
-            let majors = (agent.postgres_major, postgres.major);
-            if let (Some(ours), theirs) = majors
-                && theirs != 0
-                && theirs != ours
-            {
-                status.troubles.push(format!(
-                    "it runs PostgreSQL {theirs}, node {} runs {ours}: replication needs one major",
-                    agent.node()
-                ));
-            }
-        }
-        status
-    }
-
-    /// Why there is no database yet.
-    fn bootstrap_reason(&self) -> String {
-        if let Some(bootstrap) = &self.state.bootstrap {
-            return format!("node {} is making the database", bootstrap.node);
-        }
-        let reports = self.reports.iter();
-        let known = reports
-            .filter_map(|(node, reply)| Some((node.clone(), report::to_core(reply.as_ref()?))));
-        match choose_bootstrap(&self.state, &known.collect()) {
-            BootstrapChoice::Conflict(found) => {
-                let list: Vec<String> =
-                    found.iter().map(|(node, id)| format!("node {node} has {id}")).collect();
-                format!(
-                    "the nodes have different databases ({}): empty the data directory of those that \
-                     are to be cloned",
-                    list.join(", ")
-                )
-            }
-            BootstrapChoice::Unusable(nodes) => {
-                let names: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
-                format!("the data directory of {} cannot be used", names.join(", "))
-            }
-            BootstrapChoice::WaitFor(_) | BootstrapChoice::Assign(_) => {
-                "waiting for every data node to say whether it has a database".to_owned()
-            }
-        }
-    }
-
-    /// How much WAL a standby has still to receive; `None` if either position is unknown.
-    fn lag_bytes(&self, standby: &ReportReply) -> Option<u64> {
-        let standby = standby.postgres.as_ref().filter(|p| p.answering)?;
-        self.behind_primary(Lsn(standby.flushed?.lsn))
-    }
-
-    fn behind_primary(&self, has: Lsn) -> Option<u64> {
-        let primary = self.primary_report()?.postgres.as_ref()?.flushed?;
-        Some(Lsn(primary.lsn).bytes_after(has))
-    }
-
-    /// Whether this node's word counts for commits, and it receives.
-    fn acknowledges(&self, node: &NodeId) -> bool {
-        let recorded = self.state.recorded.as_ref();
-        let member = recorded.is_some_and(|recorded| recorded.quorum.members.contains(node));
-        member && self.streams(node)
-    }
-
-    /// The cluster's state in one word, and why it is not `healthy`.
-    fn judge(&self, nodes: &[NodeStatus]) -> (&'static str, String) {
-        let silent: Vec<&str> =
-            nodes.iter().filter(|n| !n.reachable).map(|n| n.name.as_str()).collect();
-        if self.leader.is_none() || !self.quorum {
-            let answering = nodes.len() - silent.len();
-            if answering <= nodes.len() / 2 {
-                let text = format!("{} of {} nodes answer", answering, nodes.len());
-                return ("no_quorum", text);
-            }
-            if self.state.is_founded() || self.leader.is_some() {
-                return ("leaderless", "the agents are electing a Raft leader".to_owned());
-            }
-        }
-        if !self.state.is_founded() {
-            return ("bootstrapping", "the agents are forming the cluster".to_owned());
-        }
-        if self.state.system_identifier.is_none() {
-            return ("bootstrapping", self.bootstrap_reason());
-        }
-        let Some(holder) = self.state.lease.holder() else {
-            return ("electing", "nobody holds the lease".to_owned());
-        };
-        let serving =
-            nodes.iter().any(|n| n.name == holder.as_str() && n.rule == Rule::Serving.name());
-        if !serving {
-            let rule = nodes
-                .iter()
-                .find(|n| n.name == holder.as_str())
-                .map_or("", |n| if n.reachable { n.rule.as_str() } else { "unreachable" });
-            return ("electing", format!("node {holder} holds the lease and is {rule}"));
-        }
-        let ill = nodes.iter().filter_map(|n| ill(n, holder));
-        let ill: Vec<String> = ill.chain(self.durability_trouble()).collect();
-        if ill.is_empty() { ("healthy", String::new()) } else { ("degraded", ill.join("; ")) }
-    }
-}
-
-/// Why a node is not as it should be beside a serving primary.
-fn ill(node: &NodeStatus, holder: &NodeId) -> Option<String> {
-    let name = &node.name;
-    if !node.reachable {
-        return Some(format!("node {name} does not answer"));
-    }
-    if let Some(trouble) = node.troubles.first() {
-        return Some(format!("node {name}: {trouble}"));
-    }
-    let streams = node.state == "streaming" && node.rule == Rule::Following.name();
-    if name != holder.as_str() && node.kind == "data" && !streams {
-        return Some(format!("node {name} is {}", node.state));
-    }
-    None
 }

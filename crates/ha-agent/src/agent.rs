@@ -14,14 +14,18 @@ use ha_postgres::driver::Upstream;
 use ha_postgres::wal::files::Tip;
 use ha_proto::v1::{ProposeRequest, QuorumReport, ReportReply, propose_reply};
 use ha_raft::{ProposeError, RaftHandle};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::config::Config;
+use crate::drill;
 use crate::facts::Facts;
+use crate::hooks::Hooks;
 use crate::peers::{PeerError, Peers};
 use crate::permit_book::PermitBook;
+use crate::pgbouncer::Bouncers;
 use crate::pledge::Pledge;
+use crate::switchover::Operation;
 use crate::witness::Witness;
 
 /// One agent: what its tasks share.
@@ -63,6 +67,18 @@ pub struct Agent<D> {
     pub last_known: Mutex<Option<(Epoch, WalPosition)>>,
     /// Why nobody was elected the last time.
     pub last_refusals: Mutex<BTreeMap<NodeId, Refusal>>,
+    /// The latest switchover from this node.
+    pub switchover: watch::Sender<Option<Operation>>,
+    /// Held while a password of this node is changed.
+    pub credentials: tokio::sync::Mutex<()>,
+    /// Held while this node leads a change of passwords.
+    pub rotating: Arc<tokio::sync::Mutex<()>>,
+    /// What this agent has to do with drills.
+    pub drills: Arc<drill::Here>,
+    /// Programs of the operator.
+    pub hooks: Hooks,
+    /// PgBouncers that follow the primary.
+    pub bouncers: Bouncers,
     /// Wakes the control loop.
     pub wake: Notify,
     /// Wakes the lease keeper.
@@ -73,8 +89,16 @@ pub struct Agent<D> {
     pub probe_now: Notify,
     /// When the control loop last ran, `CLOCK_BOOTTIME` nanoseconds.
     pub looped_at: AtomicU64,
+    /// Whether the cluster knows another Raft store under this node's name, and this one is new.
+    pub is_stranger: AtomicBool,
     /// Set once the agent was told to stop.
     pub leaving: AtomicBool,
+    /// The pause that the latest confirmed renewal told of, by its number; 0 for none.
+    pub pause_seen: AtomicU64,
+    /// Set while the end of a pause is being confirmed.
+    pub confirming: AtomicBool,
+    /// Held while a support bundle is collected: one at a time.
+    pub collecting: Arc<tokio::sync::Semaphore>,
     next_request: AtomicU64,
 }
 
@@ -135,6 +159,7 @@ impl<D> Agent<D> {
     ) -> Self {
         let witness = Witness::new(&config);
         let granter = Granter::new(config.policy.drift);
+        let (hooks, bouncers) = (Hooks::new(&config), Bouncers::new(&config));
         Self {
             config,
             incarnation: Incarnation(crate::clock::random()),
@@ -153,12 +178,22 @@ impl<D> Agent<D> {
             sightings: Mutex::new(BTreeMap::new()),
             last_known: Mutex::new(None),
             last_refusals: Mutex::new(BTreeMap::new()),
+            switchover: watch::Sender::new(None),
+            credentials: tokio::sync::Mutex::default(),
+            rotating: Arc::default(),
+            drills: Arc::default(),
+            hooks,
+            bouncers,
             wake: Notify::new(),
             renew_now: Notify::new(),
             quorum_now: Notify::new(),
             probe_now: Notify::new(),
             looped_at: AtomicU64::new(0),
+            is_stranger: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            pause_seen: AtomicU64::new(0),
+            confirming: AtomicBool::new(false),
+            collecting: Arc::new(tokio::sync::Semaphore::new(1)),
             next_request: AtomicU64::new(1),
         }
     }
@@ -183,9 +218,27 @@ impl<D> Agent<D> {
         self.leaving.load(Ordering::Relaxed)
     }
 
+    /// Returns every node, and where its agent listens; what the configuration says of that comes first.
+    ///
+    /// Before there is a group these are the voters of the configuration; afterwards the group's members, and the
+    /// nodes that the cluster knows: one of them may be out of the group while its store is replaced.
+    pub fn members(&self) -> BTreeMap<NodeId, String> {
+        let status = self.raft.status();
+        if !self.raft.is_initialized() || status.members.is_empty() {
+            return self.config.peers.clone();
+        }
+        let state = self.state();
+        let known = state.nodes.iter().map(|(node, is)| (node, &is.grpc));
+        let voting = status.members.iter().map(|(node, member)| (node, &member.grpc));
+        let address = |(node, told): (&NodeId, &String)| {
+            (node.clone(), self.config.peers.get(node).unwrap_or(told).clone())
+        };
+        voting.chain(known).map(address).collect()
+    }
+
     /// Returns the other nodes.
-    pub fn others(&self) -> impl Iterator<Item = &NodeId> {
-        self.config.peers.keys().filter(|node| **node != self.config.node)
+    pub fn others(&self) -> Vec<NodeId> {
+        self.members().into_keys().filter(|node| *node != self.config.node).collect()
     }
 
     /// Returns where a node's Postgres listens, by the replicated state.

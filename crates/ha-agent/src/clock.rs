@@ -36,6 +36,15 @@ pub fn random() -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
+/// Draws random bytes, from the operating system.
+#[must_use]
+pub fn random_bytes() -> [u8; 32] {
+    let mut bytes = [0_u8; 32];
+    // As many bytes at once are never cut short by the kernel.
+    while rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty()).is_err() {}
+    bytes
+}
+
 fn nanos(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

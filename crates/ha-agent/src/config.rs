@@ -1,5 +1,9 @@
 //! The agent's configuration: one TOML file, environment overrides, all faults at once.
 
+mod fencing;
+mod hooks;
+mod peers;
+mod pgbouncer;
 mod reader;
 
 use std::collections::BTreeMap;
@@ -8,10 +12,14 @@ use std::time::Duration;
 
 use ha_core::policy::{Durability, Policy};
 use ha_core::{NodeId, NodeKind};
+use ha_postgres::PeerAddress;
 use reader::Reader;
 
+pub use hooks::{HookKind, HookSettings};
+pub use pgbouncer::BouncerSettings;
+
 /// Every key of the file that has a section, for environment overrides.
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 14] = [
     "listen",
     "peers",
     "postgres",
@@ -24,6 +32,8 @@ const SECTIONS: [&str; 12] = [
     "failover",
     "witness",
     "diverged",
+    "fencing",
+    "hooks",
 ];
 
 /// The whole configuration of one agent.
@@ -43,12 +53,20 @@ pub struct Config {
     pub advertise_grpc: String,
     /// Every voter's agent, this one included, `host:port`.
     pub peers: BTreeMap<NodeId, String>,
+    /// Whether the agent waits to be taken into a cluster that exists, instead of founding one with its peers.
+    pub join: bool,
     /// The database; `None` on a witness.
     pub postgres: Option<PostgresSettings>,
     /// How WAL is kept; `None` on a data node.
     pub witness: Option<WitnessSettings>,
     /// How much diverged WAL is kept.
     pub diverged: DivergedSettings,
+    /// How a holder that is not heard of is killed from outside.
+    pub fencing: FencingSettings,
+    /// Programs of the operator, run when something has happened.
+    pub hooks: HookSettings,
+    /// PgBouncers that follow the primary.
+    pub bouncers: Vec<BouncerSettings>,
     /// What decisions depend on.
     pub policy: Policy,
     /// Log lines as JSON instead of text.
@@ -92,6 +110,24 @@ pub struct DivergedSettings {
     pub keep_max: usize,
     /// How much diverged WAL in all, bytes.
     pub bytes_max: u64,
+}
+
+/// The `[fencing]` section: engines through which other nodes' containers can be killed.
+#[derive(Debug, Clone)]
+pub struct FencingSettings {
+    /// How long a holder is not heard of before that is done.
+    pub after: Duration,
+    /// By node.
+    pub peers: BTreeMap<NodeId, FencingPeer>,
+}
+
+/// How another node's database is killed.
+#[derive(Debug, Clone)]
+pub struct FencingPeer {
+    /// Name of its Postgres container.
+    pub container: String,
+    /// The Docker engine of its host.
+    pub engine: PeerAddress,
 }
 
 /// What PostgreSQL's programs run in.
@@ -145,6 +181,8 @@ pub struct PostgresSettings {
     pub rejoin: Rejoin,
     /// Whether this node may become primary.
     pub promotable: bool,
+    /// Whether commits may wait for this node.
+    pub sync: bool,
     /// Preferred among equals; higher first.
     pub priority: i32,
     /// Whether the server keeps running (as long as its permit lasts) when the agent is told to stop.
@@ -235,7 +273,8 @@ impl Config {
         let data_dir = absolute(r, "data_dir", None);
         let listen_grpc = r.required("listen.grpc");
         check_address(r, "listen.grpc", &listen_grpc);
-        let peers = peers(r, &node);
+        let join = r.flag("join").unwrap_or(false);
+        let peers = peers::voters(r, &node, join);
         let advertise_grpc = r
             .text("listen.advertise_grpc")
             .or_else(|| peers.get(&node).cloned())
@@ -270,6 +309,9 @@ impl Config {
             keep_max: r.count("diverged.keep_max").unwrap_or(8) as usize,
             bytes_max: r.bytes("diverged.bytes_max").unwrap_or(4 << 30),
         };
+        let fencing = fencing::settings(r, &node, &peers, &policy);
+        let hooks = hooks::settings(r, kind);
+        let bouncers = pgbouncer::settings(r);
         let log_json = match r.text("log.format").as_deref() {
             None | Some("text") => false,
             Some("json") => true,
@@ -290,9 +332,13 @@ impl Config {
                 listen_grpc,
                 advertise_grpc,
                 peers,
+                join,
                 postgres,
                 witness,
                 diverged,
+                fencing,
+                hooks,
+                bouncers,
                 policy,
                 log_json,
                 log_filter,
@@ -307,6 +353,11 @@ impl Config {
 /// Returns the dotted key that an environment variable overrides.
 fn override_key(name: &str) -> Option<String> {
     let rest = name.strip_prefix("HA_")?.to_ascii_lowercase();
+    // `HA_FENCING_PEERS_N1_DOCKER`; names of nodes may hold underscores.
+    if let Some((name, key)) = rest.strip_prefix("fencing_peers_").and_then(|r| r.rsplit_once('_'))
+    {
+        return Some(format!("fencing.peers.{name}.{key}"));
+    }
     let section = SECTIONS.iter().find(|s| rest.starts_with(&format!("{s}_")));
     match section {
         Some(section) => Some(format!("{section}.{}", rest.get(section.len() + 1..)?)),
@@ -325,35 +376,6 @@ fn named_node(r: &mut Reader) -> NodeId {
         r.fault(format!("node: {error}"));
         placeholder()
     })
-}
-
-fn peers(r: &mut Reader, node: &NodeId) -> BTreeMap<NodeId, String> {
-    let mut peers = BTreeMap::new();
-    for (name, value) in r.table("peers") {
-        let address = value.as_str().unwrap_or_default().to_owned();
-        check_address(r, &format!("peers.{name}"), &address);
-        match name.parse::<NodeId>() {
-            Ok(id) => {
-                if let Some((other, _)) = peers.iter().find(|(_, known)| **known == address) {
-                    r.fault(format!("peers.{name}: {address} is the address of {other} already"));
-                }
-                peers.insert(id, address);
-            }
-            Err(error) => r.fault(format!("peers: {error}")),
-        }
-    }
-    if peers.is_empty() {
-        r.fault("section peers is missing: it lists every voter, this node included");
-    } else if !peers.contains_key(node) {
-        r.fault(format!("peers: this node, {node}, is not among them"));
-    } else if peers.len() % 2 == 0 {
-        r.fault(format!(
-            "peers: {} voters survive no more failures than {}: use an odd number",
-            peers.len(),
-            peers.len() - 1
-        ));
-    }
-    peers
 }
 
 fn policy(r: &mut Reader) -> Policy {
@@ -448,6 +470,7 @@ fn postgres(r: &mut Reader, data_dir: &Path, cluster: &str, node: &NodeId) -> Po
         log_dir: absolute(r, "postgres.log_dir", Some(data_dir.join("log"))),
         rejoin,
         promotable: r.flag("postgres.promotable").unwrap_or(true),
+        sync: r.flag("postgres.sync").unwrap_or(true),
         priority: i32::try_from(priority).unwrap_or_else(|_| {
             r.fault(format!("postgres.priority = {priority} is out of range"));
             0

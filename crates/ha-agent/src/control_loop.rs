@@ -15,8 +15,10 @@ use crate::clock;
 use crate::events;
 use crate::granter;
 use crate::guard_watch;
+use crate::hooks;
 use crate::lease_keeper;
 use crate::observe::{Seen, observe};
+use crate::pause;
 use crate::tend;
 
 /// How often the loop runs when nothing wakes it.
@@ -46,6 +48,7 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
 async fn once<D: PostgresDriver>(agent: &Arc<Agent<D>>, database: &Database<D>) {
     lease_keeper::follow_state(agent, database);
     let guard = tend::guard(agent, database).await;
+    pause::keep(agent, database, &guard);
     tend::look_at_disk(agent, database, &guard);
     tend::note_times(agent, database, &guard);
     let view = view(agent, database, &guard);
@@ -53,6 +56,7 @@ async fn once<D: PostgresDriver>(agent: &Arc<Agent<D>>, database: &Database<D>) 
     let decision = decide(&view);
     note(agent, database, &view, &decision);
     act::act(agent, database, &view, &decision);
+    hooks::note(agent, &guard, &view, &decision);
 }
 
 /// Makes the view from what is known now.

@@ -11,6 +11,11 @@ use rustix::process::{Signal, getpid, kill_process};
 /// Environment variable with the path of the file.
 pub const FILE_VARIABLE: &str = "HACLT_TEST_CRASH_POINT";
 
+/// The same for an adoption, whose places are its steps: `adopt:` and the step.
+pub(crate) fn reached_in_adoption(step: &str) {
+    reached(&format!("adopt:{step}"));
+}
+
 /// Ends this process without any clean-up if the file names this place.
 pub(crate) fn reached(place: &str) {
     static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();

@@ -6,6 +6,7 @@ use ha_core::clock::millis;
 use ha_core::decide::Decision;
 use ha_core::policy::Durability;
 use ha_core::{Epoch, NodeId, WalPosition};
+use ha_postgres::pgbouncer::Address;
 use tracing::{info, warn};
 
 /// The agent is up.
@@ -140,6 +141,130 @@ impl LeaseExpired<'_> {
     pub fn emit(&self) {
         let Self { epoch, holder } = self;
         warn!(target: "ha::event", event = "lease_expired", %epoch, %holder, "lease expired");
+    }
+}
+
+/// The container that the holder's guard ran in was killed from outside, and is dead.
+#[derive(Debug)]
+pub struct HolderKilled<'a> {
+    /// The epoch that ends.
+    pub epoch: Epoch,
+    /// Who held it.
+    pub holder: &'a NodeId,
+    /// The container's id.
+    pub container: &'a str,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl HolderKilled<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { epoch, holder, container, took } = self;
+        warn!(
+            target: "ha::event", event = "holder_killed", %epoch, %holder, container,
+            took_ms = millis(*took), "holder's container is dead, the lease is over"
+        );
+    }
+}
+
+/// The primary role was handed over because an operator wanted it.
+#[derive(Debug)]
+pub struct SwitchedOver<'a> {
+    /// The old primary.
+    pub from: &'a NodeId,
+    /// The new one.
+    pub to: &'a NodeId,
+    /// The epoch that ended.
+    pub epoch: Epoch,
+    /// How long it took, the checkpoint included.
+    pub took: Duration,
+}
+
+impl SwitchedOver<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { from, to, epoch, took } = self;
+        info!(
+            target: "ha::event", event = "switched_over", %from, %to, %epoch,
+            took_ms = millis(*took), "primary role handed over"
+        );
+    }
+}
+
+/// A program of the operator ended.
+#[derive(Debug)]
+pub struct HookEnded<'a> {
+    /// The node.
+    pub node: &'a NodeId,
+    /// Its name, such as `on_promote`.
+    pub hook: &'a str,
+    /// How it ended.
+    pub outcome: &'a str,
+    /// Whether that is a failure.
+    pub failed: bool,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl HookEnded<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { node, hook, outcome, failed, took } = self;
+        let took_ms = millis(*took);
+        if *failed {
+            warn!(
+                target: "ha::event", event = "hook_ended", %node, hook, outcome, took_ms,
+                "hook failed"
+            );
+        } else {
+            info!(
+                target: "ha::event", event = "hook_ended", %node, hook, outcome, took_ms,
+                "hook ended"
+            );
+        }
+    }
+}
+
+/// A PgBouncer sends sessions to the primary.
+#[derive(Debug)]
+pub struct BouncerPointed<'a> {
+    /// Its console.
+    pub admin: &'a Address,
+    /// The primary.
+    pub primary: &'a NodeId,
+    /// Under which grant.
+    pub epoch: Epoch,
+}
+
+impl BouncerPointed<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { admin, primary, epoch } = self;
+        info!(
+            target: "ha::event", event = "bouncer_pointed", pgbouncer = %admin, %primary, %epoch,
+            "PgBouncer points at the primary"
+        );
+    }
+}
+
+/// The clients of a PgBouncer go on.
+#[derive(Debug)]
+pub struct BouncerResumed<'a> {
+    /// Its console.
+    pub admin: &'a Address,
+    /// How long they may have waited.
+    pub paused: Duration,
+}
+
+impl BouncerResumed<'_> {
+    /// Writes the log event.
+    pub fn emit(&self) {
+        let Self { admin, paused } = self;
+        info!(
+            target: "ha::event", event = "bouncer_resumed", pgbouncer = %admin,
+            paused_ms = millis(*paused), "PgBouncer resumed"
+        );
     }
 }
 

@@ -6,10 +6,12 @@ use std::time::Duration;
 use ha_core::ancestry::TimelineSwitch;
 use ha_core::decide::{Decision, Rule};
 use ha_core::view::{Crash, Job, Relation};
-use ha_core::{Epoch, Lsn, NodeId, TimelineId, WalPosition};
+use ha_core::{BootNanos, Epoch, Lsn, NodeId, TimelineId, WalPosition};
 use ha_postgres::driver::{DataDir, Probe, ProbeError};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+
+use crate::parameters::Applied;
 
 /// The longest wait before a failed step is tried again.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -31,6 +33,14 @@ pub struct Facts {
     pub following: Option<(u64, Option<NodeId>, Instant)>,
     /// How the local WAL relates to the holder of that epoch, and when that was found out.
     pub compared: Option<(Epoch, Relation, Instant)>,
+    /// What the server has of the cluster's configuration, as far as that was looked at.
+    pub parameters: Option<Applied>,
+    /// What an operator wants to become of the data directory.
+    pub ordered: Option<Ordered>,
+    /// The number of the last such order that was taken back.
+    pub taken_back: Option<u64>,
+    /// The last such order that was carried out, and under which epoch.
+    pub remade: Option<(u64, Epoch)>,
     /// What was found diverged: the last shared position and the local end, for the record.
     pub diverged: Option<(WalPosition, WalPosition)>,
     /// Where the fork lies, for a rewind that lacks WAL from before it.
@@ -73,11 +83,38 @@ pub struct Facts {
     pub free_bytes: Option<u64>,
 }
 
+/// What an operator wants to become of the data directory, although the agent would not by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ordered {
+    /// The order's number.
+    pub number: u64,
+    /// What.
+    pub what: Remake,
+    /// Who asked for it.
+    pub by: String,
+}
+
+/// How a data directory is to be made anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remake {
+    /// Cloned.
+    Clone {
+        /// From whom; `None` for the primary.
+        from: Option<NodeId>,
+        /// The highest rate, KiB a second; `None` for no bound.
+        max_rate_kib: Option<u32>,
+    },
+    /// Rewound, although `rejoin` leaves that to the operator.
+    Rewind,
+}
+
 /// What the running server tells.
 #[derive(Debug, Default)]
 pub struct Server {
     /// The run that the rest is about.
     pub run: u64,
+    /// When this run was first seen to run.
+    pub since: BootNanos,
     /// The latest answer in that run, and when it came.
     pub answer: Option<(Probe, Instant)>,
     /// The furthest end of its primary's WAL that a standby heard of, and on which timeline.
@@ -106,6 +143,12 @@ pub struct RunningJob {
 }
 
 impl Server {
+    /// Returns what is known of a run that was not seen to run before.
+    #[must_use]
+    pub fn of_run(run: u64, since: BootNanos) -> Self {
+        Self { run, since, ..Self::default() }
+    }
+
     /// Takes in the primary's end of WAL as a standby hears it. It is forgotten by PostgreSQL the moment
     /// the stream ends, which is when an election wants it.
     pub fn hear(&mut self, probe: &Probe) {

@@ -1,12 +1,13 @@
 //! The first start of a cluster: who makes the Raft group, and whose store may join it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::join_all;
-use ha_core::state::{Command, Node};
+use ha_core::state::{Command, Node, State};
 use ha_core::{NodeId, NodeKind};
-use ha_postgres::driver::PostgresDriver;
+use ha_postgres::driver::{DataDir, PostgresDriver};
 use ha_proto::v1::{HelloReply, HelloRequest};
 use ha_raft::MemberInfo;
 use tracing::{debug, info, warn};
@@ -36,6 +37,23 @@ pub enum Stranger {
         /// Where its store is.
         dir: String,
     },
+    /// The cluster was made anew without this node.
+    #[error(
+        "cluster {cluster} was made anew from node {by} (generation {theirs}, here {ours}): node {node} belongs \
+         to what was given up"
+    )]
+    Superseded {
+        /// The cluster.
+        cluster: String,
+        /// This node.
+        node: NodeId,
+        /// Who says so.
+        by: NodeId,
+        /// Its generation.
+        theirs: u64,
+        /// This node's.
+        ours: u64,
+    },
     /// A peer serves another cluster, or is another node.
     #[error("cannot work with the peer at {address}: {why}")]
     WrongPeer {
@@ -58,10 +76,24 @@ pub fn hello<D>(agent: &Agent<D>, to: &NodeId) -> HelloRequest {
     }
 }
 
+/// What is to be done about a node whose store is new, in one line.
+#[must_use]
+pub fn new_store(node: &NodeId) -> String {
+    format!(
+        "its Raft store is new and the cluster knows another: if its disk was lost, haclt node replace {node}"
+    )
+}
+
 /// Returns the identity of a store as it travels.
 #[must_use]
 pub fn store_text(id: u128) -> String {
     format!("{id:032x}")
+}
+
+/// Returns the identity of the cluster as it travels; empty before it is founded.
+#[must_use]
+pub fn cluster_text(state: &State) -> String {
+    if state.is_founded() { format!("{:032x}", state.cluster_id) } else { String::new() }
 }
 
 /// Asks every other node who it is, and checks that it is who the configuration says.
@@ -72,15 +104,40 @@ pub fn store_text(id: u128) -> String {
 pub async fn ask_all<D: PostgresDriver>(
     agent: &Agent<D>,
 ) -> Result<BTreeMap<NodeId, HelloReply>, Stranger> {
-    let asked = agent.others().map(|node| async move {
+    // Those of the configuration too: a node of a cluster that was made anew finds a second one like it there.
+    let members = agent.members();
+    let others: BTreeSet<&NodeId> = members.keys().chain(agent.config.peers.keys()).collect();
+    let others = others.into_iter().filter(|node| *node != agent.node());
+    let asked = others.map(|node| async move {
         (node.clone(), agent.peers.hello(node, hello(agent, node), HELLO_LIMIT).await)
     });
     let mut replies = BTreeMap::new();
     for (node, reply) in join_all(asked).await {
         match reply {
             Ok(reply) => {
+                expect_current(agent, &node, &reply)?;
+                // What a node that was taken out remembers of stores says nothing any more.
+                if !members.contains_key(&node) {
+                    continue;
+                }
                 let ours = store_text(agent.raft.store_id());
-                if !reply.expected_store.is_empty() && reply.expected_store != ours {
+                let known = !reply.expected_store.is_empty();
+                if known && reply.expected_store == ours {
+                    agent.is_stranger.store(false, Ordering::Relaxed);
+                }
+                if known && reply.expected_store != ours && !agent.raft.is_initialized() {
+                    // Its store is new: it takes part in nothing until an operator takes it in.
+                    if !agent.is_stranger.swap(true, Ordering::Relaxed) {
+                        warn!(
+                            "cannot join cluster {}: {}",
+                            agent.config.cluster,
+                            new_store(agent.node())
+                        );
+                    }
+                    replies.insert(node, reply);
+                    continue;
+                }
+                if known && reply.expected_store != ours {
                     return Err(Stranger::OtherStore {
                         cluster: agent.config.cluster.clone(),
                         node: agent.node().clone(),
@@ -96,6 +153,43 @@ pub async fn ask_all<D: PostgresDriver>(
     Ok(replies)
 }
 
+/// A node of a group that was given up must not go on.
+fn expect_current<D: PostgresDriver>(
+    agent: &Agent<D>,
+    by: &NodeId,
+    reply: &HelloReply,
+) -> Result<(), Stranger> {
+    let state = agent.state();
+    let own = cluster_text(&state);
+    // Two that were made anew from the same one do not know better than each other: neither goes on.
+    let rival = reply.generation == state.generation
+        && state.generation > 0
+        && !own.is_empty()
+        && reply.cluster_id != own;
+    let newer = reply.generation > state.generation;
+    if !agent.raft.is_initialized() || reply.cluster_id.is_empty() || !(newer || rival) {
+        return Ok(());
+    }
+    // A member of the new group that lags behind is none of the old one: it is known there by its store.
+    if reply.expected_store == store_text(agent.raft.store_id()) {
+        return Ok(());
+    }
+    Err(Stranger::Superseded {
+        cluster: agent.config.cluster.clone(),
+        node: agent.node().clone(),
+        by: by.clone(),
+        theirs: reply.generation,
+        ours: state.generation,
+    })
+}
+
+/// Returns whether this node has a database, or may have one.
+pub fn has_database<D: PostgresDriver>(agent: &Agent<D>) -> bool {
+    let Some(database) = &agent.database else { return false };
+    let found = database.facts().data_dir.as_ref().map(|(_, found)| found.clone());
+    !matches!(found, Some(DataDir::Empty))
+}
+
 /// Makes the Raft group, if this node is the first by name, every peer is there, and no store belongs
 /// to a group yet. Returns whether the group exists as far as this node knows.
 ///
@@ -107,8 +201,8 @@ pub async fn join<D: PostgresDriver>(agent: &Agent<D>) -> Result<bool, Stranger>
     }
     let replies = ask_all(agent).await?;
     let first = agent.config.peers.keys().next() == Some(agent.node());
-    let all = agent.others().all(|node| replies.contains_key(node));
-    if !first || !all || replies.values().any(|reply| reply.initialized) {
+    let all = agent.others().iter().all(|node| replies.contains_key(node));
+    if agent.config.join || !first || !all || replies.values().any(|reply| reply.initialized) {
         return Ok(false);
     }
     let mut members = BTreeMap::new();
@@ -147,11 +241,16 @@ pub async fn found<D: PostgresDriver>(agent: &Agent<D>, term: u64) {
             grpc: reply.grpc_address,
             postgres: reply.postgres_address,
             keeps_wal: reply.keeps_wal,
+            sync: !reply.asynchronous,
         };
         nodes.insert(node, is);
     }
-    let missing: Vec<&str> =
-        agent.others().filter(|node| !nodes.contains_key(*node)).map(NodeId::as_str).collect();
+    let missing: Vec<String> = agent
+        .others()
+        .iter()
+        .filter(|node| !nodes.contains_key(*node))
+        .map(NodeId::to_string)
+        .collect();
     if !missing.is_empty() {
         debug!(missing = missing.join(", "), "founding waits");
         return;
@@ -178,6 +277,7 @@ pub fn own<D>(agent: &Agent<D>) -> Node {
             .map(|postgres| join_address(&postgres.advertise))
             .unwrap_or_default(),
         keeps_wal: agent.witness.as_ref().is_none_or(|witness| witness.unable.is_none()),
+        sync: agent.config.postgres.as_ref().is_none_or(|postgres| postgres.sync),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use ha_core::candidate::{BootstrapChoice, Report, choose_bootstrap, elect, worth_waiting_for};
 use ha_core::decide::Rule;
-use ha_core::granter::RenewRefused;
+use ha_core::granter::{Granter, RenewRefused};
 use ha_core::state::{Command, Outcome, State, VacateReason};
 use ha_core::{Epoch, NodeId, NodeKind, WalPosition};
 use ha_postgres::driver::PostgresDriver;
@@ -59,7 +59,17 @@ pub enum RenewError {
     Unconfirmed(#[from] ConfirmError),
 }
 
-/// Confirms one renewal: by a majority round that begins after it arrived.
+/// What a holder tells with a renewal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Its end of WAL.
+    pub flushed: Option<WalPosition>,
+    /// The container that its guard runs in, if it runs in one.
+    pub container: Option<String>,
+}
+
+/// Confirms one renewal: by a majority round that begins after it arrived. Returns the number of the pause that
+/// is in force and not to end, 0 for none.
 ///
 /// # Errors
 /// [`RenewError`]: then nothing was noted.
@@ -67,8 +77,8 @@ pub async fn renew<D: PostgresDriver>(
     agent: &Agent<D>,
     holder: &NodeId,
     epoch: Epoch,
-    flushed: Option<WalPosition>,
-) -> Result<(), RenewError> {
+    told: Told,
+) -> Result<u64, RenewError> {
     let (noted, _) = observe(agent)?;
     let confirmed = agent.raft.confirm_leadership(CONFIRM_LIMIT).await?;
     // In one step, without an await: state and clock are read anew, and *under the lock*. A state read
@@ -76,16 +86,18 @@ pub async fn renew<D: PostgresDriver>(
     // epoch's record back to life.
     let mut granter = lock(&agent.granter);
     let state = agent.state();
-    granter.observe(leading(agent), &state.lease, clock::now());
+    look(&mut granter, agent, &state);
     if state.lease.holder() != Some(holder) {
         return Err(RenewRefused::NotHeld.into());
     }
     granter.confirm(noted, confirmed.term, epoch, &state.lease, clock::now())?;
+    granter.runs_in(epoch, told.container);
     drop(granter);
-    if let Some(flushed) = flushed {
+    if let Some(flushed) = told.flushed {
         lock(&agent.last_known).replace((epoch, flushed));
     }
-    Ok(())
+    let pause = state.pause.as_ref().filter(|pause| !pause.ending);
+    Ok(pause.map_or(0, |_| state.pauses))
 }
 
 fn leading<D>(agent: &Agent<D>) -> Option<u64> {
@@ -93,11 +105,17 @@ fn leading<D>(agent: &Agent<D>) -> Option<u64> {
     status.is_leader.then_some(status.term)
 }
 
+fn look<D>(granter: &mut Granter, agent: &Agent<D>, state: &State) {
+    let now = clock::now();
+    granter.observe(leading(agent), &state.lease, now);
+    granter.observe_pause(state.pauses, state.is_paused(), now);
+}
+
 /// Brings the granter up to date; returns the term this node leads and the state that was seen.
-fn observe<D>(agent: &Agent<D>) -> Result<(u64, State), RenewRefused> {
+pub(crate) fn observe<D>(agent: &Agent<D>) -> Result<(u64, State), RenewRefused> {
     let mut granter = lock(&agent.granter);
     let state = agent.state();
-    granter.observe(leading(agent), &state.lease, clock::now());
+    look(&mut granter, agent, &state);
     Ok((granter.arrived()?, state))
 }
 
@@ -140,6 +158,9 @@ impl Duty {
             self.vacant_since = None;
             return;
         }
+        if state.is_paused() {
+            return;
+        }
         if self.pause_until.is_some_and(|until| Instant::now() < until) {
             return;
         }
@@ -158,8 +179,11 @@ impl Duty {
         let expiry = lock(&agent.granter).expire(&state.lease, clock::now());
         let Some(expiry) = expiry else { return };
         let Some(grant) = state.lease.grant() else { return };
-        events::LeaseExpired { epoch: expiry.epoch, holder: &grant.holder }.emit();
-        let vacate = Command::Vacate { epoch: expiry.epoch, reason: VacateReason::Expired };
+        let reason = if expiry.killed { VacateReason::Killed } else { VacateReason::Expired };
+        if !expiry.killed {
+            events::LeaseExpired { epoch: expiry.epoch, holder: &grant.holder }.emit();
+        }
+        let vacate = Command::Vacate { epoch: expiry.epoch, reason, pauses: expiry.pauses };
         // Bound to the term in which it was decided: never forwarded, never tried in another one.
         if let Err(error) = agent.raft.propose(vacate, Some(expiry.term), PROPOSE_LIMIT).await {
             warn!(epoch = %expiry.epoch, %error, "could not vacate the expired lease");
@@ -295,14 +319,20 @@ pub fn known_end<D>(agent: &Agent<D>, state: &State) -> Option<WalPosition> {
     lock(&agent.last_known).filter(|(epoch, _)| *epoch >= wrote).map(|(_, position)| position)
 }
 
-/// A witness first, then a standby; only one that answered just now.
+/// A witness first, then a standby; only a voter that answered just now and takes part.
 pub fn transfer_target<D>(agent: &Agent<D>, state: &State) -> Option<NodeId> {
     let sightings = lock(&agent.sightings);
-    let answers = |node: &NodeId| sightings.get(node).is_some_and(|seen| seen.current().is_some());
+    let voters = agent.raft.status().voters;
+    // Whoever knows no leader takes no part: its store may have been lost.
+    let takes_part = |report: &ha_proto::v1::ReportReply| !report.raft_leader.is_empty();
+    let answers = |node: &NodeId| {
+        let report = sightings.get(node).and_then(|seen| seen.current());
+        voters.contains(node) && report.is_some_and(takes_part)
+    };
     let mut others: Vec<(&NodeId, NodeKind)> = state
         .nodes
         .iter()
-        .filter(|(node, _)| *node != agent.node() && answers(node))
+        .filter(|(node, _)| *node != agent.node() && answers(node) && !state.is_leaving(node))
         .map(|(node, is)| (node, is.kind))
         .collect();
     others.sort_by_key(|(node, kind)| (*kind != NodeKind::Witness, (*node).clone()));
@@ -311,7 +341,8 @@ pub fn transfer_target<D>(agent: &Agent<D>, state: &State) -> Option<NodeId> {
 
 /// Asks every node for its report, in parallel; a silent one does not hold the others up.
 pub async fn collect<D: PostgresDriver>(agent: &Agent<D>) -> BTreeMap<NodeId, Report> {
-    let asked = agent.config.peers.keys().map(|node| async move {
+    let members = agent.members();
+    let asked = members.keys().map(|node| async move {
         let reply = if node == agent.node() {
             Some(report::fresh(agent).await)
         } else {
@@ -331,7 +362,8 @@ pub async fn prepare<D: PostgresDriver>(
     agent: &Agent<D>,
     epoch: Epoch,
 ) -> BTreeMap<NodeId, Report> {
-    let asked = agent.config.peers.keys().map(|node| async move {
+    let members = agent.members();
+    let asked = members.keys().map(|node| async move {
         let reply = if node == agent.node() {
             revoke::answer_whole(agent, epoch).await
         } else {

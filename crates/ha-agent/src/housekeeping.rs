@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use crate::agent::{Agent, lock};
 use crate::control_loop;
+use crate::credentials;
 use crate::diverged;
 use crate::founding;
 use crate::jobs;
@@ -30,7 +31,11 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
         mend_permit(&agent);
         record_promotion(&agent).await;
         keep_internal_user(&agent).await;
-        keep_slots(&agent).await;
+        credentials::mend_pass_file(&agent).await;
+        // Rule 81.
+        if !agent.state().is_paused() {
+            keep_slots(&agent).await;
+        }
         tidy(&agent).await;
     }
 }
@@ -132,7 +137,7 @@ async fn keep_slots<D: PostgresDriver>(agent: &Agent<D>) {
         peers.iter().filter_map(|node| Some((node.clone(), flushed(node)?))).collect()
     };
     let deadline = Instant::now() + SLOTS_LIMIT;
-    match database.driver.keep_slots(&peers, &positions, deadline).await {
+    match database.driver.keep_slots(&peers, &positions, &state.gone, deadline).await {
         Ok(lost) if lost.is_empty() => {}
         Ok(lost) => {
             let lost: Vec<&str> = lost.iter().map(NodeId::as_str).collect();

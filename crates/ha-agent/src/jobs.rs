@@ -6,7 +6,7 @@ mod rejoin;
 mod serve;
 
 pub use catch_up::{fast_forward, refill};
-pub use crash::{assess_crash, restart_in_place};
+pub use crash::{assess_crash, restart_after_stop, restart_in_place};
 pub use rejoin::{bootstrap, clone, compare, follow, rewind, start_standby};
 pub use serve::{promote, record_promotion, release};
 
@@ -64,7 +64,7 @@ fn upstream<D>(agent: &Agent<D>, node: &NodeId) -> Result<Upstream, JobError> {
 }
 
 /// Returns the guard's status, if it reports.
-fn guard<D: PostgresDriver>(database: &Database<D>) -> Result<GuardStatus, JobError> {
+pub(crate) fn guard<D: PostgresDriver>(database: &Database<D>) -> Result<GuardStatus, JobError> {
     match database.driver.guard() {
         GuardSeen::Alive(status) => Ok(status),
         GuardSeen::Absent | GuardSeen::Silent { .. } => {

@@ -11,8 +11,8 @@ use ha_proto::v1::agent_server::AgentServer;
 use ha_raft::{OpenError, RaftHandle, RaftSettings};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tracing::{error, info};
@@ -22,24 +22,36 @@ use crate::agent::{Agent, Database};
 use crate::clock;
 use crate::config::Config;
 use crate::control_loop;
+use crate::door::Door;
 use crate::events;
 use crate::facts::Facts;
+use crate::fencing;
 use crate::founding::{self, Stranger};
 use crate::granter;
+use crate::hooks;
 use crate::housekeeping;
 use crate::lease_keeper;
 use crate::leave;
+use crate::parameters;
 use crate::peers::{MESSAGE_BYTES_MAX, Peers};
 use crate::permit_book::PermitBook;
+use crate::pgbouncer;
 use crate::pledge::{Pledge, PledgeError};
 use crate::prober;
 use crate::quorum_keeper;
+use crate::scheduler;
 use crate::service::AgentService;
 use crate::witness;
 
 /// How often a node that belongs to no Raft group yet looks for one.
 const JOIN_INTERVAL: Duration = Duration::from_millis(300);
+/// How often it is looked whether the cluster was made anew without this node.
+const MEET_INTERVAL: Duration = Duration::from_secs(2);
+/// How often in a row peers may say that they know another store.
+const STRANGE_MAX: u32 = 3;
 
+/// How long it may take until nothing is left of tools that were running then.
+const TOOLS_LIMIT: Duration = Duration::from_secs(5);
 /// How long open connections may take to end when the agent leaves.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -92,8 +104,13 @@ impl RunError {
         match self {
             Self::Raft(error) => error.hint().unwrap_or_default().to_owned(),
             Self::Stranger(Stranger::OtherStore { .. }) => {
-                "If this node's disk was lost, it must come back under a new name: a voter that \
-                 forgot its votes could elect twice. If another host runs this node, stop one of them."
+                "This store was a voter once and was replaced since, or another host runs this node: stop one \
+                 of them. To make this one the node, empty its store and say haclt node replace."
+                    .to_owned()
+            }
+            Self::Stranger(Stranger::Superseded { .. }) => {
+                "Empty what this node has, Raft store and data directory, give it join = true, and take it in \
+                 again: haclt node add"
                     .to_owned()
             }
             Self::Listen { .. } => {
@@ -138,7 +155,6 @@ pub async fn run<D: PostgresDriver>(
     make_dir(&config.data_dir)?;
     let pledge = Pledge::load(&config.data_dir)?;
     let listener = listen(&config.listen_grpc).await?;
-    let peers = Peers::new(&config.peers).map_err(RunError::Peers)?;
     let raft = RaftHandle::open(RaftSettings {
         cluster: config.cluster.clone(),
         node: config.node.clone(),
@@ -149,6 +165,7 @@ pub async fn run<D: PostgresDriver>(
         election_max: config.policy.election_max,
     })
     .await?;
+    let peers = Peers::new(&config.peers, raft.cut()).map_err(RunError::Peers)?;
     let major = database.as_ref().map(|(_, major)| *major);
     if let Some((driver, _)) = &database {
         // Of an agent that was cut short: a running server would restore what is less than it has.
@@ -169,14 +186,21 @@ pub async fn run<D: PostgresDriver>(
     tasks.spawn(control_loop::run(Arc::clone(&agent)));
     tasks.spawn(lease_keeper::run(Arc::clone(&agent)));
     tasks.spawn(granter::run(Arc::clone(&agent)));
+    tasks.spawn(fencing::run(Arc::clone(&agent)));
+    tasks.spawn(scheduler::run(Arc::clone(&agent)));
     tasks.spawn(prober::run(Arc::clone(&agent)));
     tasks.spawn(prober::watch_peers(Arc::clone(&agent)));
     tasks.spawn(housekeeping::run(Arc::clone(&agent)));
     tasks.spawn(quorum_keeper::run(Arc::clone(&agent)));
+    tasks.spawn(parameters::run(Arc::clone(&agent)));
     tasks.spawn(witness::run(Arc::clone(&agent)));
     tasks.spawn(witness::look(Arc::clone(&agent)));
+    tasks.spawn(hooks::run(Arc::clone(&agent)));
+    tasks.spawn(pgbouncer::run(Arc::clone(&agent)));
     let mut joining = tokio::spawn(join(Arc::clone(&agent)));
     let mut raft_failed = tokio::spawn(raft_failure(Arc::clone(&agent)));
+    let detached = vec![server.abort_handle(), joining.abort_handle(), raft_failed.abort_handle()];
+    let mut leftovers = Leftovers { raft: Some(agent.raft.clone()), detached };
 
     let ended = tokio::select! {
         biased;
@@ -193,18 +217,44 @@ pub async fn run<D: PostgresDriver>(
     if ended.is_ok() {
         info!("leaving");
         leave::leave(&agent).await;
+        hooks::farewell(&agent).await;
+    }
+    if let Err(RunError::Stranger(Stranger::Superseded { .. })) = &ended {
+        leave::give_up(&agent).await;
     }
     joining.abort();
     raft_failed.abort();
     tasks.shutdown().await;
+    if let Some(database) = &agent.database {
+        database.driver.end_tools(Instant::now() + TOOLS_LIMIT).await;
+    }
     // No message may find Raft stopped behind an open door.
     drop(close);
     if !server.is_finished() && timeout(CLOSE_LIMIT, &mut server).await.is_err() {
         server.abort();
     }
     agent.raft.shutdown().await;
+    leftovers.raft = None;
     info!("agent stopped");
     ended
+}
+
+/// What outlives the future that ran the agent, if that is dropped: a process that is killed leaves nothing, so
+/// this does not either. A Raft node that went on without its agent would lead, and let no lease expire.
+struct Leftovers {
+    raft: Option<RaftHandle>,
+    detached: Vec<AbortHandle>,
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        for task in &self.detached {
+            task.abort();
+        }
+        if let Some(raft) = self.raft.take() {
+            tokio::spawn(async move { raft.shutdown().await });
+        }
+    }
 }
 
 fn make_dir(dir: &Path) -> Result<(), RunError> {
@@ -224,11 +274,34 @@ async fn join<D: PostgresDriver>(agent: Arc<Agent<D>>) -> Result<(), Stranger> {
         sleep(JOIN_INTERVAL).await;
     }
     // Part of a group, as far as this node knows. Its peers may know better: it asks a few times.
+    let mut strange = 0;
     for _ in 0..10 {
-        founding::ask_all(&agent).await?;
+        match founding::ask_all(&agent).await {
+            Ok(_) => strange = 0,
+            Err(stranger) => {
+                strange += 1;
+                // A peer that lags may not know yet that this store was just taken in.
+                if strange >= STRANGE_MAX {
+                    return Err(stranger);
+                }
+            }
+        }
         sleep(JOIN_INTERVAL).await;
     }
-    std::future::pending().await
+    // A node that was cut off may meet a cluster that was made anew without it.
+    strange = 0;
+    loop {
+        sleep(MEET_INTERVAL).await;
+        match founding::ask_all(&agent).await {
+            Err(stranger @ Stranger::Superseded { .. }) => {
+                strange += 1;
+                if strange >= STRANGE_MAX {
+                    return Err(stranger);
+                }
+            }
+            Ok(_) | Err(_) => strange = 0,
+        }
+    }
 }
 
 async fn raft_failure<D: PostgresDriver>(agent: Arc<Agent<D>>) -> String {
@@ -279,8 +352,8 @@ async fn serve<D: PostgresDriver>(
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-        .add_service(agent.raft.service())
-        .add_service(agent_service)
+        .add_service(Door::new(agent.raft.service(), agent.raft.cut()))
+        .add_service(Door::new(agent_service, agent.raft.cut()))
         .add_service(admin_service)
         .add_service(health_service)
         .add_service(reflection)

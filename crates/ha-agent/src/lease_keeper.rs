@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use crate::agent::{Agent, Database, lock};
 use crate::clock;
-use crate::granter;
+use crate::granter::{self, Told};
 use crate::observe::may_renew;
 
 /// How many renewals may be unanswered at once: a slow answer must not delay the next try.
@@ -106,7 +106,8 @@ async fn renew<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) {
             return;
         }
         match ask(agent, database, &node, epoch, id).await {
-            Ok(()) => {
+            Ok(pause) => {
+                agent.pause_seen.store(pause, Ordering::Relaxed);
                 confirmed(agent, database, epoch, id);
                 return;
             }
@@ -134,15 +135,17 @@ async fn ask<D: PostgresDriver>(
     node: &NodeId,
     epoch: Epoch,
     id: u64,
-) -> Result<(), Refusal> {
+) -> Result<u64, Refusal> {
     let flushed = database
         .facts()
         .server
         .answer
         .as_ref()
         .map(|(probe, _)| WalPosition { timeline: probe.timeline, lsn: probe.flushed });
+    let container = database.driver.container_id();
     if node == agent.node() {
-        return granter::renew(agent, agent.node(), epoch, flushed).await.map_err(|why| Refusal {
+        let told = Told { flushed, container };
+        return granter::renew(agent, agent.node(), epoch, told).await.map_err(|why| Refusal {
             hint: agent.raft.status().leader,
             current: agent.state().last_epoch,
             why: why.to_string(),
@@ -154,12 +157,13 @@ async fn ask<D: PostgresDriver>(
         epoch: epoch.0,
         request_id: id,
         flushed: flushed.map(Into::into),
+        container: container.unwrap_or_default(),
     };
     let failed = |why: String| Refusal { hint: None, current: Epoch::NONE, why };
     let reply =
         agent.peers.renew(node, request, LIMIT).await.map_err(|error| failed(error.to_string()))?;
     match reply.answer {
-        Some(renew_reply::Answer::Renewed(_)) if reply.request_id == id => Ok(()),
+        Some(renew_reply::Answer::Renewed(renewed)) if reply.request_id == id => Ok(renewed.pause),
         Some(renew_reply::Answer::Renewed(_)) => Err(failed("it answers another request".into())),
         Some(renew_reply::Answer::Refused(refused)) => Err(refusal(&refused)),
         None => Err(failed("it gave an empty answer".into())),

@@ -6,9 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use ha_agent::adopt;
 use ha_agent::config::{Config, ConfigError};
+use ha_agent::drill::freeze;
 use ha_agent::launch::{self, RunError};
 use ha_agent::preflight::{self, Checked};
+use ha_agent::recent_log;
+use ha_agent::recover;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -21,7 +25,12 @@ const REFUSED: u8 = 3;
 
 /// The haclt daemon: keeps one node of a PostgreSQL cluster in its role
 #[derive(Debug, Parser)]
-#[command(name = "ha-agent", version)]
+#[command(
+    name = "ha-agent",
+    version,
+    after_help = "`ha-agent adopt --help`: takes over a database that exists\n\
+                  `ha-agent recover --help`: makes the cluster anew from one survivor"
+)]
 struct Arguments {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
@@ -32,6 +41,26 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    let mut words: Vec<_> = std::env::args_os().collect();
+    if words.get(1).is_some_and(|word| word == "adopt") {
+        words.remove(1);
+        let arguments = adopt::Arguments::parse_from(words);
+        let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+        return ExitCode::from(adopt::run(&arguments, &mut out, &mut err));
+    }
+    if words.get(1).is_some_and(|word| word == "recover") {
+        words.remove(1);
+        let arguments = recover::Arguments::parse_from(words);
+        return ExitCode::from(recover::run(
+            &arguments,
+            &mut std::io::stdout(),
+            &mut std::io::stderr(),
+        ));
+    }
+    if words.get(1).is_some_and(|word| word == freeze::THAW) {
+        let words = words.into_iter().skip(2).map(|word| word.to_string_lossy().into_owned());
+        return ExitCode::from(freeze::thaw(&words.collect::<Vec<_>>()));
+    }
     let arguments = Arguments::parse();
     let config = match Config::load(&arguments.config, std::env::vars()) {
         Ok(config) => config,
@@ -46,21 +75,32 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
+    let faults = preflight::beside(&config);
     let checked = match preflight::check(&config) {
         Ok(checked) => checked,
-        Err(faults) => {
-            for fault in faults {
-                complain(&fault, "");
+        Err(more) => {
+            for fault in more.iter().chain(arguments.check.then_some(&faults).into_iter().flatten())
+            {
+                complain(fault, "");
             }
             return ExitCode::from(USAGE);
         }
     };
     if arguments.check {
+        for fault in &faults {
+            complain(fault, "");
+        }
+        if !faults.is_empty() {
+            return ExitCode::from(USAGE);
+        }
         return report_check(&config, checked.as_ref());
     }
     init_log(&config);
     for note in &config.notes {
         tracing::info!(note, "configuration note");
+    }
+    for fault in faults {
+        tracing::warn!(fault, "configured, and does not work");
     }
     match start(config, checked) {
         Ok(()) => ExitCode::SUCCESS,
@@ -108,7 +148,7 @@ fn told_to_stop() -> Result<impl Future<Output = ()>, RunError> {
 
 fn init_log(config: &Config) {
     let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(recent_log::writer);
     if config.log_json {
         log.json().init();
     } else {

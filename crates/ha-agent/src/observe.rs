@@ -6,14 +6,14 @@ use ha_core::permit::{GuardStatus, Order, Permit, RunState};
 use ha_core::policy::Policy;
 use ha_core::state::State;
 use ha_core::view::{
-    CatchUp, Crash, Grace, Health, Instance, Job, LeaseView, Relation, Starting, Stopped, Upstream,
-    View,
+    CatchUp, Crash, Grace, Health, Instance, Job, LeaseView, Order as ViewOrder, Relation,
+    Starting, Stopped, Upstream, View,
 };
 use ha_core::{BootNanos, ClockReading, Epoch, Incarnation, NodeId};
 use ha_postgres::driver::{ControlFile, ControlState, DataDir, GuardSeen, HalfMade};
 use tokio::time::Instant;
 
-use crate::facts::Facts;
+use crate::facts::{Facts, Remake};
 
 /// How long a standby may be without a stream before its history is compared (again).
 const STUCK_AFTER: std::time::Duration = std::time::Duration::from_secs(3);
@@ -75,6 +75,15 @@ pub fn observe(seen: &Seen<'_>) -> View {
         instance: instance(seen, lease),
         bootstrap: bootstrap.map(|b| b.attempt),
         catch_up: catch_up(seen),
+        order: if seen.state.is_paused() {
+            ViewOrder::Paused
+        } else if seen.state.fenced.contains_key(seen.node) {
+            ViewOrder::Fenced
+        } else if seen.state.is_leaving(seen.node) {
+            ViewOrder::Leave
+        } else {
+            ViewOrder::None
+        },
     }
 }
 
@@ -186,9 +195,14 @@ fn on_disk(seen: &Seen<'_>, guard: &GuardStatus, lease: LeaseView) -> Instance {
 
 fn relation(seen: &Seen<'_>) -> Relation {
     let epoch = seen.state.lease.grant().map(|grant| grant.epoch);
-    match &seen.facts.compared {
+    let found = match &seen.facts.compared {
         Some((compared, relation, _)) if Some(*compared) == epoch => *relation,
         _ => Relation::Uncompared,
+    };
+    match (seen.facts.ordered.as_ref().map(|ordered| &ordered.what), found) {
+        (Some(Remake::Clone { .. }), _) => Relation::CloneOnly,
+        (Some(Remake::Rewind), Relation::Manual) => Relation::Diverged,
+        (Some(Remake::Rewind) | None, found) => found,
     }
 }
 
@@ -274,6 +288,12 @@ fn health(seen: &Seen<'_>) -> Health {
 }
 
 fn standby(seen: &Seen<'_>, guard: &GuardStatus) -> Instance {
+    // Stopped first, as one whose history is another.
+    if matches!(relation(seen), Relation::CloneOnly | Relation::Diverged)
+        && seen.facts.ordered.is_some()
+    {
+        return Instance::Standby(Upstream::Diverged);
+    }
     let (failed_epoch, failures) = seen.facts.promote_failures;
     let epoch = seen.state.lease.grant().map(|grant| grant.epoch);
     if Some(failed_epoch) == epoch && failures >= PROMOTE_FAILURES_MAX {

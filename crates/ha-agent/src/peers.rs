@@ -1,19 +1,27 @@
 //! Talking to the other agents: one channel each, every call with a deadline.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::future::Future;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ha_core::NodeId;
 use ha_core::clock::millis;
+use ha_proto::v1::admin_client::AdminClient;
 use ha_proto::v1::agent_client::AgentClient;
 use ha_proto::v1::{
-    DivergedReply, DivergedRequest, FetchWalRequest, HelloReply, HelloRequest, ListWalReply,
-    ListWalRequest, ProposeReply, ProposeRequest, RenewReply, RenewRequest, ReportReply,
-    ReportRequest, RevokeReply, RevokeRequest, WalChunk,
+    CredentialsReply, CredentialsRequest, DivergedReply, DivergedRequest, DoctorReply,
+    DoctorRequest, FetchWalRequest, HelloReply, HelloRequest, ListWalReply, ListWalRequest,
+    ProposeReply, ProposeRequest, RenewReply, RenewRequest, ReportReply, ReportRequest,
+    RestartPlanReply, RestartPlanRequest, RestartReply, RestartRequest, RevokeReply, RevokeRequest,
+    SwitchoverPlanReply, SwitchoverPlanRequest, SwitchoverReply, SwitchoverRequest, WalChunk,
 };
+use ha_raft::Cut;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status, Streaming};
+
+use crate::agent::lock;
 
 /// The largest message an agent accepts from another: reports are a few hundred bytes.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -45,27 +53,43 @@ pub enum PeerError {
 /// The other agents.
 #[derive(Debug, Clone)]
 pub struct Peers {
-    channels: BTreeMap<NodeId, Channel>,
+    /// By node: where it listens, and the channel there.
+    channels: Arc<Mutex<BTreeMap<NodeId, (String, Channel)>>>,
+    cut: Cut,
 }
 
 impl Peers {
-    /// Prepares a channel to each address; connects when first used, and again after failures.
+    /// Prepares a channel to each address; connects when first used, and again after failures. While `cut` says
+    /// so, nobody is asked, and nobody's answer is heard.
     ///
     /// # Errors
     /// The address that is none, with the node's name.
-    pub fn new(addresses: &BTreeMap<NodeId, String>) -> Result<Self, String> {
-        let mut channels = BTreeMap::new();
+    pub fn new(addresses: &BTreeMap<NodeId, String>, cut: Cut) -> Result<Self, String> {
+        let peers = Self { channels: Arc::default(), cut };
         for (node, address) in addresses {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))
-                .map_err(|error| format!("address {address} of node {node}: {error}"))?
-                .connect_timeout(Duration::from_millis(300))
-                .tcp_nodelay(true)
-                .http2_keep_alive_interval(Duration::from_millis(250))
-                .keep_alive_timeout(Duration::from_millis(500))
-                .keep_alive_while_idle(true);
-            channels.insert(node.clone(), endpoint.connect_lazy());
+            peers.know(node, address)?;
         }
-        Ok(Self { channels })
+        Ok(peers)
+    }
+
+    /// Calls a node at that address from now on. It is not forgotten: whom to call is for others to say.
+    ///
+    /// # Errors
+    /// The address that is none, with the node's name.
+    pub fn know(&self, node: &NodeId, address: &str) -> Result<(), String> {
+        let mut channels = lock(&self.channels);
+        if channels.get(node).is_some_and(|(known, _)| known == address) {
+            return Ok(());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| format!("address {address} of node {node}: {error}"))?
+            .connect_timeout(Duration::from_millis(300))
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_millis(250))
+            .keep_alive_timeout(Duration::from_millis(500))
+            .keep_alive_while_idle(true);
+        channels.insert(node.clone(), (address.to_owned(), endpoint.connect_lazy()));
+        Ok(())
     }
 
     /// Asks who answers at a peer's address.
@@ -79,7 +103,7 @@ impl Peers {
         limit: Duration,
     ) -> Result<HelloReply, PeerError> {
         let mut client = self.client(node)?;
-        bounded(node, limit, client.hello(request)).await
+        self.bounded(node, limit, client.hello(request)).await
     }
 
     /// Renews the lease at a peer.
@@ -93,7 +117,7 @@ impl Peers {
         limit: Duration,
     ) -> Result<RenewReply, PeerError> {
         let mut client = self.client(node)?;
-        bounded(node, limit, client.renew(request)).await
+        self.bounded(node, limit, client.renew(request)).await
     }
 
     /// Asks a peer for its report.
@@ -107,7 +131,7 @@ impl Peers {
         limit: Duration,
     ) -> Result<ReportReply, PeerError> {
         let mut client = self.client(node)?;
-        bounded(node, limit, client.report(request)).await
+        self.bounded(node, limit, client.report(request)).await
     }
 
     /// Hands a command to a peer that may be the Raft leader.
@@ -121,7 +145,7 @@ impl Peers {
         limit: Duration,
     ) -> Result<ProposeReply, PeerError> {
         let mut client = self.client(node)?;
-        bounded(node, limit, client.propose(request)).await
+        self.bounded(node, limit, client.propose(request)).await
     }
 
     /// Asks a peer to acknowledge nothing more of an epoch, and for what it has.
@@ -135,7 +159,7 @@ impl Peers {
         limit: Duration,
     ) -> Result<RevokeReply, PeerError> {
         let mut client = self.client(node)?;
-        bounded(node, limit, client.revoke(request)).await
+        self.bounded(node, limit, client.revoke(request)).await
     }
 
     /// Asks a peer which files lead from one position to another.
@@ -149,7 +173,7 @@ impl Peers {
         limit: Duration,
     ) -> Result<ListWalReply, PeerError> {
         let mut client = self.client(node)?;
-        bounded(node, limit, client.list_wal(request)).await
+        self.bounded(node, limit, client.list_wal(request)).await
     }
 
     /// Begins to read a file of a peer's WAL; `limit` is for the beginning.
@@ -163,7 +187,7 @@ impl Peers {
         limit: Duration,
     ) -> Result<Streaming<WalChunk>, PeerError> {
         let mut client = self.client(node)?;
-        bounded(node, limit, client.fetch_wal(request)).await
+        self.bounded(node, limit, client.fetch_wal(request)).await
     }
 
     /// Asks a peer about diverged WAL that it keeps, or to drop it.
@@ -177,24 +201,165 @@ impl Peers {
         limit: Duration,
     ) -> Result<DivergedReply, PeerError> {
         let mut client = self.client(node)?;
-        bounded(node, limit, client.diverged(request)).await
+        self.bounded(node, limit, client.diverged(request)).await
+    }
+
+    /// Asks a peer about its passwords of internal users, or for a step of changing one.
+    ///
+    /// # Errors
+    /// What the peer said; `Unavailable` if it gave no answer: it may have taken the step.
+    pub async fn credentials(
+        &self,
+        node: &NodeId,
+        request: CredentialsRequest,
+        limit: Duration,
+    ) -> Result<CredentialsReply, Status> {
+        let channel = self.channel(node).map_err(|error| Status::unavailable(error.to_string()))?;
+        let mut client = AgentClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        self.forwarded(node, limit, client.credentials(request)).await
+    }
+
+    /// Asks a primary's agent what would come of a switchover.
+    ///
+    /// # Errors
+    /// As [`Self::switchover`]; nothing was changed.
+    pub async fn switchover_plan(
+        &self,
+        node: &NodeId,
+        request: SwitchoverPlanRequest,
+        limit: Duration,
+    ) -> Result<SwitchoverPlanReply, Status> {
+        let mut admin = self.admin(node)?;
+        self.forwarded(node, limit, admin.switchover_plan(request)).await
+    }
+
+    /// Hands an operator's order to a primary's agent, or asks how far that is.
+    ///
+    /// # Errors
+    /// What that agent says; or `Unavailable` without an answer: it may have been taken all the same.
+    pub async fn switchover(
+        &self,
+        node: &NodeId,
+        request: SwitchoverRequest,
+        limit: Duration,
+    ) -> Result<SwitchoverReply, Status> {
+        let mut admin = self.admin(node)?;
+        self.forwarded(node, limit, admin.switchover(request)).await
+    }
+
+    /// Asks a node's agent what a restart of its database would mean.
+    ///
+    /// # Errors
+    /// As [`Self::switchover`]; nothing was changed.
+    pub async fn restart_plan(
+        &self,
+        node: &NodeId,
+        request: RestartPlanRequest,
+        limit: Duration,
+    ) -> Result<RestartPlanReply, Status> {
+        let mut admin = self.admin(node)?;
+        self.forwarded(node, limit, admin.restart_plan(request)).await
+    }
+
+    /// Hands an operator's order to a node's agent.
+    ///
+    /// # Errors
+    /// As [`Self::switchover`].
+    pub async fn restart(
+        &self,
+        node: &NodeId,
+        request: RestartRequest,
+        limit: Duration,
+    ) -> Result<RestartReply, Status> {
+        let mut admin = self.admin(node)?;
+        self.forwarded(node, limit, admin.restart(request)).await
+    }
+
+    /// Hands an operator's question or order to a node's agent.
+    ///
+    /// # Errors
+    /// As [`Self::switchover`].
+    pub async fn forward<T, F>(
+        &self,
+        node: &NodeId,
+        limit: Duration,
+        call: impl FnOnce(AdminClient<Channel>) -> F,
+    ) -> Result<T, Status>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let admin = self.admin(node)?;
+        self.forwarded(node, limit, call(admin)).await
+    }
+
+    /// Asks a node's agent for its clocks, or to examine itself.
+    ///
+    /// # Errors
+    /// As [`Self::switchover`]; nothing was changed.
+    pub async fn doctor(
+        &self,
+        node: &NodeId,
+        request: DoctorRequest,
+        limit: Duration,
+    ) -> Result<DoctorReply, Status> {
+        let mut admin = self.admin(node)?;
+        self.forwarded(node, limit, admin.doctor(request)).await
+    }
+
+    fn admin(&self, node: &NodeId) -> Result<AdminClient<Channel>, Status> {
+        let channel = self.channel(node).map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(AdminClient::new(channel))
+    }
+
+    fn channel(&self, node: &NodeId) -> Result<Channel, PeerError> {
+        let known = lock(&self.channels).get(node).map(|(_, channel)| channel.clone());
+        known.ok_or_else(|| PeerError::Unknown(node.clone()))
     }
 
     fn client(&self, node: &NodeId) -> Result<AgentClient<Channel>, PeerError> {
-        let channel = self.channels.get(node).ok_or_else(|| PeerError::Unknown(node.clone()))?;
-        Ok(AgentClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        let channel = self.channel(node)?;
+        Ok(AgentClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
-}
 
-async fn bounded<T>(
-    node: &NodeId,
-    limit: Duration,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, PeerError> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(PeerError::Failed { node: node.clone(), why: one_line(&status) }),
-        Err(_) => Err(PeerError::Silent { node: node.clone(), waited_ms: millis(limit) }),
+    /// Hands a call on: what the other agent says is said to whoever asked.
+    async fn forwarded<T>(
+        &self,
+        node: &NodeId,
+        limit: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Status> {
+        let silent = |why: String| Status::unavailable(format!("node {node}: {why}"));
+        if self.cut.swallowed(limit).await {
+            return Err(silent("no answer".to_owned()));
+        }
+        match tokio::time::timeout(limit, call).await {
+            _ if self.cut.left().is_some() => Err(silent("no answer".to_owned())),
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            // Made on this side, of a connection that broke.
+            Ok(Err(status)) if status.source().is_some() => Err(silent(one_line(&status))),
+            Ok(Err(status)) => Err(Status::new(status.code(), status.message())),
+            Err(_) => Err(silent("no answer".to_owned())),
+        }
+    }
+
+    async fn bounded<T>(
+        &self,
+        node: &NodeId,
+        limit: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, PeerError> {
+        let silent = || PeerError::Silent { node: node.clone(), waited_ms: millis(limit) };
+        if self.cut.swallowed(limit).await {
+            return Err(silent());
+        }
+        match tokio::time::timeout(limit, call).await {
+            _ if self.cut.left().is_some() => Err(silent()),
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => {
+                Err(PeerError::Failed { node: node.clone(), why: one_line(&status) })
+            }
+            Err(_) => Err(silent()),
+        }
     }
 }
 

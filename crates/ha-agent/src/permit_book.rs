@@ -1,5 +1,6 @@
 //! The agent's side of the permit: every change of what the guard may do goes through here.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ha_core::permit::{Order, Permit, StopMode};
@@ -7,11 +8,16 @@ use ha_core::{BootId, BootNanos, Epoch};
 use ha_postgres::driver::{ActionError, PostgresDriver};
 use tracing::warn;
 
+/// The deadline of a permit that has none: only while the cluster is paused.
+pub const UNBOUND: BootNanos = BootNanos(u64::MAX);
+
 /// The permit as last written, and the only writer of it.
 #[derive(Debug)]
 pub struct PermitBook<D> {
     driver: Arc<D>,
     permit: Mutex<Permit>,
+    /// The last deadline before it was taken away; none since the agent's start is the beginning of the boot.
+    limited_until: AtomicU64,
 }
 
 impl<D: PostgresDriver> PermitBook<D> {
@@ -35,7 +41,11 @@ impl<D: PostgresDriver> PermitBook<D> {
             None
         });
         let found = found.filter(|_| member);
-        Self { driver, permit: Mutex::new(found.unwrap_or(nothing)) }
+        Self {
+            driver,
+            permit: Mutex::new(found.unwrap_or(nothing)),
+            limited_until: AtomicU64::new(0),
+        }
     }
 
     /// Returns the permit as last written.
@@ -88,13 +98,61 @@ impl<D: PostgresDriver> PermitBook<D> {
         }
     }
 
-    /// Permits the running standby to become primary.
+    /// Takes the deadline away from a primary permit, for a pause. Returns whether there is one of that epoch.
     ///
     /// # Errors
-    /// If the epoch is burnt, nothing runs, or the permit could not be written.
-    pub fn make_primary(&self, epoch: Epoch, deadline: BootNanos) -> Result<(), ActionError> {
+    /// If it could not be written: then the old deadline stands.
+    pub fn unbound(&self, epoch: Epoch) -> Result<bool, ActionError> {
+        if let Order::Primary { deadline, .. } = self.current().order
+            && deadline != UNBOUND
+        {
+            self.limited_until.store(deadline.0, Ordering::Relaxed);
+        }
+        self.extend(epoch, UNBOUND)
+    }
+
+    /// Returns the last deadline that the permit had before a pause took it away. A guard that reports that one,
+    /// or an earlier one, may not have read yet what was written since.
+    pub fn limited_until(&self) -> BootNanos {
+        BootNanos(self.limited_until.load(Ordering::Relaxed))
+    }
+
+    /// Gives a primary permit without a deadline one again, at the end of a pause: a later one than it ever had,
+    /// so that the guard's report tells them apart. Nothing is written otherwise.
+    ///
+    /// # Errors
+    /// If it could not be written: then there is none yet.
+    pub fn bound(&self, epoch: Epoch, deadline: BootNanos) -> Result<(), ActionError> {
+        let mut permit = self.lock();
+        let later = deadline > self.limited_until();
+        if later && permit.order == (Order::Primary { epoch, deadline: UNBOUND }) {
+            let order = Order::Primary { epoch, deadline };
+            self.write(&mut permit, |old| Permit { order, ..old })?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether the permit is a primary one without a deadline.
+    pub fn is_unbound(&self) -> bool {
+        matches!(self.current().order, Order::Primary { deadline: UNBOUND, .. })
+    }
+
+    /// Permits the standby of that run to become primary.
+    ///
+    /// # Errors
+    /// If the epoch is burnt, nothing runs, another run was asked for meanwhile (what was proven of this one
+    /// does not hold for that), or the permit could not be written.
+    pub fn make_primary(
+        &self,
+        run: u64,
+        epoch: Epoch,
+        deadline: BootNanos,
+    ) -> Result<(), ActionError> {
         let mut permit = self.lock();
         refuse_burnt(&permit, epoch)?;
+        if permit.run != run {
+            return Err(cannot("permit a promotion", "another run was asked for"));
+        }
         if !permit.order.lets_run() {
             return Err(cannot("permit a promotion", "the standby is being stopped"));
         }
@@ -130,9 +188,39 @@ impl<D: PostgresDriver> PermitBook<D> {
                 return Err(cannot("restart in place", "there is no permit of that epoch left"));
             }
         }
+        self.rerun(&mut permit, epoch, deadline, after)
+    }
+
+    /// Asks for a new run as a primary of the same epoch, after a fast stop of it that led to nothing.
+    ///
+    /// The guard holds us to it: it starts a primary only if its run before was primary under that epoch.
+    ///
+    /// # Errors
+    /// If it was not stopped so, the epoch was given up, or it could not be written.
+    pub fn restart_after_stop(
+        &self,
+        epoch: Epoch,
+        deadline: BootNanos,
+        after: u64,
+    ) -> Result<u64, ActionError> {
+        let mut permit = self.lock();
+        refuse_burnt(&permit, epoch)?;
+        if permit.order != (Order::Down { stop: StopMode::Fast }) {
+            return Err(cannot("start again", "it was not stopped in order"));
+        }
+        self.rerun(&mut permit, epoch, deadline, after)
+    }
+
+    fn rerun(
+        &self,
+        permit: &mut Permit,
+        epoch: Epoch,
+        deadline: BootNanos,
+        after: u64,
+    ) -> Result<u64, ActionError> {
         let run = permit.run.max(after) + 1;
         let order = Order::Primary { epoch, deadline };
-        self.write(&mut permit, |old| Permit { run, order, ..old })?;
+        self.write(permit, |old| Permit { run, order, ..old })?;
         Ok(run)
     }
 
@@ -238,7 +326,7 @@ mod tests {
     fn primary_of(epoch: u64) -> PermitBook<FakeDriver> {
         let book = book();
         book.start_standby(0).expect("written");
-        book.make_primary(Epoch(epoch), LATER).expect("written");
+        book.make_primary(book.current().run, Epoch(epoch), LATER).expect("written");
         book
     }
 
@@ -249,9 +337,9 @@ mod tests {
         assert_eq!((book.current().order, book.current().burnt), (IMMEDIATE, Epoch(4)));
         assert!(!book.extend(Epoch(4), LATER).expect("nothing written"));
         book.start_standby(0).expect("written");
-        assert!(book.make_primary(Epoch(4), LATER).is_err());
-        assert!(book.make_primary(Epoch(3), LATER).is_err());
-        assert!(book.make_primary(Epoch(5), LATER).is_ok());
+        assert!(book.make_primary(book.current().run, Epoch(4), LATER).is_err());
+        assert!(book.make_primary(book.current().run, Epoch(3), LATER).is_err());
+        assert!(book.make_primary(book.current().run, Epoch(5), LATER).is_ok());
     }
 
     #[test]
@@ -281,7 +369,32 @@ mod tests {
         let book = book();
         book.start_standby(0).expect("written");
         book.down(StopMode::Immediate).expect("written");
-        assert!(book.make_primary(Epoch(4), LATER).is_err());
+        assert!(book.make_primary(book.current().run, Epoch(4), LATER).is_err());
+    }
+
+    #[test]
+    fn a_promotion_of_a_run_that_was_replaced_meanwhile_is_refused() {
+        let book = book();
+        let run = book.start_standby(0).expect("written");
+        book.start_standby(run).expect("written");
+        assert!(book.make_primary(run, Epoch(4), LATER).is_err());
+        assert_eq!(book.current().order, Order::Standby);
+        assert!(book.make_primary(run + 1, Epoch(4), LATER).is_ok());
+    }
+
+    #[test]
+    fn a_restart_after_a_stop_needs_a_fast_stop_and_an_epoch_that_was_kept() {
+        let book = primary_of(4);
+        assert!(book.restart_after_stop(Epoch(4), LATER, 1).is_err(), "it was not stopped");
+        book.down(StopMode::Fast).expect("written");
+        let run = book.restart_after_stop(Epoch(4), LATER, 1).expect("written");
+        assert_eq!((run, book.current().run), (2, 2));
+        book.down(StopMode::Immediate).expect("written");
+        assert!(book.restart_after_stop(Epoch(4), LATER, 2).is_err(), "it was fenced");
+        let book = primary_of(4);
+        book.down(StopMode::Fast).expect("written");
+        book.burn(Epoch(4)).expect("written");
+        assert!(book.restart_after_stop(Epoch(4), LATER, 1).is_err(), "it was given up");
     }
 
     #[test]
@@ -307,7 +420,7 @@ mod tests {
         let boot = crate::clock::boot_id().expect("a boot id");
         let first = PermitBook::load(Arc::clone(&driver), boot, true);
         first.start_standby(0).expect("written");
-        first.make_primary(Epoch(9), LATER).expect("written");
+        first.make_primary(first.current().run, Epoch(9), LATER).expect("written");
         let same = PermitBook::load(Arc::clone(&driver), boot, true);
         assert_eq!(same.current(), first.current());
         let other = PermitBook::load(driver, boot, false);

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
+use ha_postgres::credentials::with_next;
 use ha_postgres::driver::ActionError;
 use ha_postgres::{
-    DockerConfig, Examined, Instance, InstanceConfig, ProcessConfig, Role, RunAs, Secret,
+    DockerConfig, Examined, Instance, InstanceConfig, Password, ProcessConfig, Role, RunAs, Secret,
 };
 
 use crate::config::{Config, DriverSettings, PostgresSettings};
@@ -60,18 +61,15 @@ impl Checked {
 /// # Errors
 /// All faults, one line each.
 pub fn check(config: &Config) -> Result<Option<Checked>, Vec<String>> {
-    let Some(settings) = &config.postgres else { return Ok(None) };
     let mut faults = Vec::new();
-    let mut password = |what, file| {
-        secret(what, file).unwrap_or_else(|fault| {
-            faults.push(fault);
-            // Stands for what is missing, so that everything else is checked all the same.
-            Secret::new("missing")
-        })
+    for (node, peer) in &config.fencing.peers {
+        faults.extend(peer.engine.check().err().map(|why| format!("fencing.peers.{node}: {why}")));
+    }
+    let Some(settings) = &config.postgres else {
+        return if faults.is_empty() { Ok(None) } else { Err(faults) };
     };
-    let superuser = password("superuser", &settings.superuser_password_file);
-    let replication = password("replication", &settings.replication_password_file);
-    let mut instance = instance(config, settings, superuser, replication);
+    let (mut instance, more) = with_secrets(config, settings);
+    faults.extend(more);
     let checked = match &settings.driver {
         DriverSettings::Process { bin_dir, guard, run_as } => processes(bin_dir, guard, run_as)
             .map(|(process, run_as, major)| {
@@ -92,6 +90,55 @@ pub fn check(config: &Config) -> Result<Option<Checked>, Vec<String>> {
         }
         _ => Err(faults),
     }
+}
+
+/// Checks what hooks and PgBouncers need. A cluster does without them, so an agent starts all the same.
+#[must_use]
+pub fn beside(config: &Config) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (kind, command) in &config.hooks.commands {
+        let program = command.first().map(Path::new);
+        let found = program.map(|program| executable(&format!("hooks.{kind}"), program));
+        faults.extend(found.and_then(Result::err));
+    }
+    for bouncer in &config.bouncers {
+        let name = format!("pgbouncer {}", bouncer.admin);
+        if let Some(file) = &bouncer.password_file {
+            faults.extend(secret("its console's", file).err().map(|why| format!("{name}: {why}")));
+        }
+        let dir = bouncer.databases_file.as_ref().and_then(|file| file.parent());
+        if let Some(dir) = dir.filter(|dir| !dir.is_dir()) {
+            faults.push(format!("{name}: databases_file: there is no directory {}", dir.display()));
+        }
+    }
+    faults
+}
+
+/// Returns how this node's PostgreSQL will be run, without looking at the programs that will run it.
+///
+/// # Errors
+/// All faults, one line each.
+pub(crate) fn instance_of(
+    config: &Config,
+    settings: &PostgresSettings,
+) -> Result<InstanceConfig, Vec<String>> {
+    let (instance, faults) = with_secrets(config, settings);
+    if faults.is_empty() { Ok(instance) } else { Err(faults) }
+}
+
+fn with_secrets(config: &Config, settings: &PostgresSettings) -> (InstanceConfig, Vec<String>) {
+    let mut faults = Vec::new();
+    let mut password = |what, file| {
+        let current = secret(what, file).map(|current| with_next(current, file));
+        current.unwrap_or_else(|fault| {
+            faults.push(fault);
+            // Stands for what is missing, so that everything else is checked all the same.
+            Secret::new("missing").into()
+        })
+    };
+    let superuser = password("superuser", &settings.superuser_password_file);
+    let replication = password("replication", &settings.replication_password_file);
+    (instance(config, settings, superuser, replication), faults)
 }
 
 /// Driver, major version, and what is not well.
@@ -135,8 +182,8 @@ fn processes(
 fn instance(
     config: &Config,
     settings: &PostgresSettings,
-    superuser: Secret,
-    replication: Secret,
+    superuser: Password,
+    replication: Password,
 ) -> InstanceConfig {
     let any = ["0.0.0.0", "::", "*"].contains(&settings.listen.0.as_str());
     let probe_host = match settings.driver {
@@ -189,7 +236,7 @@ fn executable(key: &str, path: &Path) -> Result<(), String> {
     }
 }
 
-fn major(bin_dir: &Path) -> Result<u32, String> {
+pub(crate) fn major(bin_dir: &Path) -> Result<u32, String> {
     let program = bin_dir.join("postgres");
     let run = Command::new(&program)
         .arg("--version")
@@ -212,7 +259,7 @@ fn major(bin_dir: &Path) -> Result<u32, String> {
 }
 
 /// The server refuses to run as root: then it runs as another user.
-fn run_as(name: &str) -> Result<Option<RunAs>, String> {
+pub(crate) fn run_as(name: &str) -> Result<Option<RunAs>, String> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }

@@ -1,5 +1,6 @@
 //! Keeps asking the local database whether it is there, and other agents what they see.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +8,13 @@ use ha_core::NodeId;
 use ha_core::permit::RunState;
 use ha_postgres::driver::{GuardSeen, PostgresDriver, ProbeError};
 use ha_proto::v1::ReportReply;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, warn};
 
 use crate::agent::{Agent, Database, Sighting, lock};
+use crate::clock;
+use crate::facts::Server;
 use crate::peers::PeerError;
 use crate::report;
 
@@ -149,7 +153,7 @@ fn answered<D: PostgresDriver>(
         agent.quorum_now.notify_one();
     }
     if facts.server.run != run {
-        facts.server = crate::facts::Server { run, ..Default::default() };
+        facts.server = Server::of_run(run, clock::now().boottime);
     }
     if !probe.in_recovery {
         facts.writable_run = Some(run);
@@ -192,7 +196,7 @@ fn missed<D: PostgresDriver>(
     };
     let mut facts = database.facts();
     if facts.server.run != run {
-        facts.server = crate::facts::Server { run, ..Default::default() };
+        facts.server = Server::of_run(run, clock::now().boottime);
     }
     // A server that never answered in this run is starting: that has limits of its own.
     let known = facts.server.answer.is_some();
@@ -216,19 +220,47 @@ fn missed<D: PostgresDriver>(
 
 /// Asks the other agents what they see, until the agent ends.
 pub async fn watch_peers<D: PostgresDriver>(agent: Arc<Agent<D>>) {
-    let watches = agent.others().cloned().map(|node| {
-        let agent = Arc::clone(&agent);
-        async move {
-            loop {
-                let asked = Instant::now();
-                let request = report::request(&agent, false);
-                let reply = agent.peers.report(&node, request, SIGHTING_LIMIT).await;
-                note_sighting(&agent, &node, asked, reply);
-                sleep_until(asked + SIGHTING_INTERVAL).await;
+    let mut tasks = JoinSet::new();
+    let mut watched: BTreeMap<NodeId, AbortHandle> = BTreeMap::new();
+    loop {
+        let looked = Instant::now();
+        let members = agent.members();
+        watched.retain(|node, task| {
+            let stays = members.contains_key(node);
+            if !stays {
+                task.abort();
+                lock(&agent.sightings).remove(node);
+            }
+            stays
+        });
+        for (node, address) in members.into_iter().filter(|(node, _)| node != agent.node()) {
+            if let Err(error) = agent.peers.know(&node, &address) {
+                debug!(error, "a peer's address is none");
+            }
+            let agent = &agent;
+            watched
+                .entry(node)
+                .or_insert_with_key(|node| tasks.spawn(watch(Arc::clone(agent), node.clone())));
+        }
+        while let Some(ended) = tasks.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
             }
         }
-    });
-    futures::future::join_all(watches).await;
+        sleep_until(looked + SIGHTING_INTERVAL).await;
+    }
+}
+
+async fn watch<D: PostgresDriver>(agent: Arc<Agent<D>>, node: NodeId) {
+    loop {
+        let asked = Instant::now();
+        let request = report::request(&agent, false);
+        let reply = agent.peers.report(&node, request, SIGHTING_LIMIT).await;
+        note_sighting(&agent, &node, asked, reply);
+        sleep_until(asked + SIGHTING_INTERVAL).await;
+    }
 }
 
 fn note_sighting<D>(

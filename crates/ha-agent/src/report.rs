@@ -1,10 +1,13 @@
 //! What this node tells of itself, and what it makes of others' reports.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ha_core::candidate::{Database as CoreDatabase, Report};
 use ha_core::clock::millis;
+use ha_core::decide::Rule;
 use ha_core::permit::Order;
+use ha_core::view::Instance;
 use ha_core::{Epoch, Incarnation, Lsn, NodeKind};
 use ha_postgres::driver::{DataDir, GuardSeen, HalfMade, PostgresDriver};
 use ha_proto::v1::{PostgresReport, ReportReply, ReportRequest, WalTip, WitnessReport};
@@ -12,7 +15,10 @@ use ha_proto::v1::{PostgresReport, ReportReply, ReportRequest, WalTip, WitnessRe
 use crate::agent::{Agent, Database, lock};
 use crate::clock;
 use crate::control_loop;
+use crate::founding;
 use crate::observe;
+use crate::parameters::Applied;
+use crate::permit_book::UNBOUND;
 use crate::prober;
 use crate::revoke;
 use crate::witness::Witness;
@@ -55,6 +61,9 @@ pub fn local<D: PostgresDriver>(agent: &Agent<D>) -> ReportReply {
         quorum: lock(&agent.quorum).clone(),
         ..ReportReply::default()
     };
+    if agent.is_stranger.load(Ordering::Relaxed) {
+        reply.troubles.push(founding::new_store(agent.node()));
+    }
     if let Some(witness) = &agent.witness {
         describe_witness(witness, &mut reply);
     }
@@ -99,6 +108,7 @@ fn describe<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, reply: 
         if !left.is_zero() {
             reply.primary_epoch = epoch.0;
             reply.left_ms = millis(left);
+            reply.unbound = deadline == UNBOUND;
         }
     }
     let facts = database.facts();
@@ -110,7 +120,12 @@ fn describe<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, reply: 
         rule.name().clone_into(&mut reply.rule);
         reply.rule_for_ms = millis(lasts);
     }
-    reply.troubles = facts.troubles.values().cloned().collect();
+    // The last decision may be of before the stop: whoever waits for its end must not take it for done.
+    if view.instance == Instance::Stopping {
+        Rule::Stopping.name().clone_into(&mut reply.rule);
+    }
+    reply.troubles.extend(facts.troubles.values().cloned());
+    reply.parameters = facts.parameters.as_ref().map(Applied::report);
     let Some(settings) = &agent.config.postgres else { return };
     let mut postgres = PostgresReport {
         address: format!("{}:{}", settings.advertise.0, settings.advertise.1),
@@ -172,6 +187,12 @@ fn unfit<D>(agent: &Agent<D>, facts: &crate::facts::Facts, guard: &GuardSeen) ->
     let policy = &agent.config.policy.health;
     if agent.is_leaving() {
         return Some("its agent is stopping".to_owned());
+    }
+    if agent.state().fenced.contains_key(agent.node()) {
+        return Some("it is fenced by order".to_owned());
+    }
+    if agent.state().is_leaving(agent.node()) {
+        return Some("it is being taken out of the cluster".to_owned());
     }
     if !matches!(guard, GuardSeen::Alive(_)) {
         return Some("its guard does not answer".to_owned());

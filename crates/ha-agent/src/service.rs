@@ -9,18 +9,19 @@ use ha_core::{Epoch, NodeId};
 use ha_postgres::driver::PostgresDriver;
 use ha_proto::v1::agent_server::Agent as AgentRpc;
 use ha_proto::v1::{
-    DivergedReply, DivergedRequest, FetchWalRequest, HelloReply, HelloRequest, ListWalReply,
-    ListWalRequest, ProposeReply, ProposeRequest, RenewRefused as RenewRefusedReply, RenewReply,
-    RenewRequest, Renewed, ReportReply, ReportRequest, RevokeReply, RevokeRequest, propose_reply,
-    renew_refused, renew_reply,
+    CredentialsReply, CredentialsRequest, DivergedReply, DivergedRequest, FetchWalRequest,
+    HelloReply, HelloRequest, ListWalReply, ListWalRequest, ProposeReply, ProposeRequest,
+    RenewRefused as RenewRefusedReply, RenewReply, RenewRequest, Renewed, ReportReply,
+    ReportRequest, RevokeReply, RevokeRequest, propose_reply, renew_refused, renew_reply,
 };
 use ha_raft::{ConfirmError, ProposeError};
 use tonic::{Request, Response, Status};
 
 use crate::agent::Agent;
+use crate::credentials;
 use crate::diverged;
 use crate::founding;
-use crate::granter::{self, RenewError};
+use crate::granter::{self, RenewError, Told};
 use crate::report;
 use crate::revoke;
 use crate::wal_transfer;
@@ -51,7 +52,7 @@ fn known_node<D>(agent: &Agent<D>, name: &str) -> Result<NodeId, Status> {
     let node: NodeId = name
         .parse()
         .map_err(|error| Status::invalid_argument(format!("malformed request: {error}")))?;
-    if agent.config.peers.contains_key(&node) {
+    if agent.members().contains_key(&node) {
         Ok(node)
     } else {
         Err(Status::failed_precondition(format!(
@@ -66,7 +67,11 @@ impl<D: PostgresDriver> AgentRpc for AgentService<D> {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         let (agent, request) = (&self.0, request.into_inner());
         check_cluster(agent, &request.cluster)?;
-        let from = known_node(agent, &request.from)?;
+        // Strangers are answered too: a node of a lost group has to hear that it is none of this one.
+        let from: NodeId = request
+            .from
+            .parse()
+            .map_err(|error| Status::invalid_argument(format!("malformed request: {error}")))?;
         if request.to != agent.node().as_str() {
             return Err(Status::failed_precondition(format!(
                 "this is node {}, not {:?}",
@@ -82,6 +87,7 @@ impl<D: PostgresDriver> AgentRpc for AgentService<D> {
                 request.protocol
             )));
         }
+        let state = agent.state();
         let own = founding::own(agent);
         let members = agent.raft.status().members;
         Ok(Response::new(HelloReply {
@@ -101,6 +107,10 @@ impl<D: PostgresDriver> AgentRpc for AgentService<D> {
             grpc_address: own.grpc,
             postgres_address: own.postgres,
             keeps_wal: own.keeps_wal,
+            asynchronous: !own.sync,
+            cluster_id: founding::cluster_text(&state),
+            generation: state.generation,
+            has_database: founding::has_database(agent),
         }))
     }
 
@@ -108,10 +118,13 @@ impl<D: PostgresDriver> AgentRpc for AgentService<D> {
         let (agent, request) = (&self.0, request.into_inner());
         check_cluster(agent, &request.cluster)?;
         let node = known_node(agent, &request.node)?;
-        let flushed = request.flushed.map(Into::into);
-        let result = granter::renew(agent, &node, Epoch(request.epoch), flushed).await;
+        let told = Told {
+            flushed: request.flushed.map(Into::into),
+            container: (!request.container.is_empty()).then_some(request.container),
+        };
+        let result = granter::renew(agent, &node, Epoch(request.epoch), told).await;
         let answer = match result {
-            Ok(()) => renew_reply::Answer::Renewed(Renewed {}),
+            Ok(pause) => renew_reply::Answer::Renewed(Renewed { pause }),
             Err(error) => {
                 let status = agent.raft.status();
                 renew_reply::Answer::Refused(RenewRefusedReply {
@@ -178,6 +191,16 @@ impl<D: PostgresDriver> AgentRpc for AgentService<D> {
         let (agent, request) = (&self.0, request.into_inner());
         check_cluster(agent, &request.cluster)?;
         diverged::answer(agent, request.id, request.drop).await.map(Response::new)
+    }
+
+    async fn credentials(
+        &self,
+        request: Request<CredentialsRequest>,
+    ) -> Result<Response<CredentialsReply>, Status> {
+        let (agent, request) = (&self.0, request.into_inner());
+        check_cluster(agent, &request.cluster)?;
+        known_node(agent, &request.from)?;
+        credentials::answer(agent, &request).await.map(Response::new)
     }
 
     async fn propose(

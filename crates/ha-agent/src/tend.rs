@@ -6,7 +6,7 @@ use std::time::Duration;
 use ha_core::WalPosition;
 use ha_core::permit::{GuardStatus, RunState};
 use ha_core::state::State;
-use ha_core::view::{Instance, LeaseView, View};
+use ha_core::view::{Instance, LeaseView, Order, View};
 use ha_postgres::driver::{DataDir, GuardSeen, PostgresDriver};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -55,6 +55,7 @@ pub async fn guard<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>) 
     }
     if let GuardSeen::Silent { silent_ms, last: Some(last) } = &seen
         && Duration::from_millis(*silent_ms) >= SILENT_MAX
+        && agent.state().pause.is_none_or(|pause| pause.ending)
     {
         end_silent_guard(database, last).await;
     }
@@ -105,6 +106,7 @@ async fn end_silent_guard<D: PostgresDriver>(database: &Database<D>, last: &Guar
 /// nobody can say that the database is down.
 pub fn give_up_if_blind<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, view: &View) {
     let blind = view.lease == LeaseView::Ours
+        && view.order != Order::Paused
         && matches!(view.instance, Instance::Unseen | Instance::Stopping);
     let since = {
         let mut facts = database.facts();

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ha_core::ancestry::TimelineSwitch;
 use ha_core::decide::Rule;
 use ha_core::{Epoch, Lsn, NodeId, NodeKind, TimelineId};
+use ha_postgres::credentials::password_of;
 use ha_postgres::driver::{PostgresDriver, Upstream};
 use ha_postgres::instance::{ask_history, ensure_own_slot};
 use ha_postgres::wal::files::{Tip, tip};
@@ -88,11 +89,7 @@ impl Witness {
         };
         let password = match &settings.replication_password_file {
             None => Err("witness.replication_password_file is not set".to_owned()),
-            Some(path) => match std::fs::read_to_string(path) {
-                Ok(text) if !text.trim().is_empty() => Ok(Secret::new(text.trim_end())),
-                Ok(_) => Err(format!("the password file {} is empty", path.display())),
-                Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-            },
+            Some(path) => password_of(path),
         };
         let (role, unable) = match (tools, password) {
             (Ok(()), Ok(password)) => {
@@ -113,6 +110,12 @@ impl Witness {
             active: watch::Sender::new(Some(Epoch::NONE)),
             wake: Notify::new(),
         })
+    }
+
+    /// Returns the user that WAL is received as; `None` if none can be.
+    #[must_use]
+    pub fn role(&self) -> Option<&Role> {
+        self.role.as_ref()
     }
 
     /// Returns once no receiver of an epoch up to `pledged` is alive. The pledge must have been made.
@@ -151,7 +154,7 @@ impl Witness {
 
     /// The receiver; of one that cannot be run, what is needed to end an earlier one.
     fn receiver(&self, node: &NodeId) -> Receiver {
-        let nobody = || Role { name: String::new(), password: Secret::new("") };
+        let nobody = || Role { name: String::new(), password: Secret::new("").into() };
         Receiver::new(ReceiverConfig {
             node: node.clone(),
             bin_dir: self.bin_dir.clone().unwrap_or_default(),
@@ -175,6 +178,9 @@ fn newest_bin_dir() -> Option<PathBuf> {
 /// Whom to receive from now: the holder of a lease that was not pledged away.
 fn wanted<D: PostgresDriver>(agent: &Agent<D>) -> Option<(Epoch, NodeId)> {
     let state = agent.state();
+    if state.is_leaving(agent.node()) {
+        return None;
+    }
     let grant = state.lease.grant()?;
     (grant.epoch > agent.pledge.epoch()).then(|| (grant.epoch, grant.holder.clone()))
 }

@@ -5,6 +5,7 @@
 //!
 //! Everyone who is refused is refused by name, and an election without a winner says what is missing.
 
+mod forced;
 mod proof;
 
 use std::cmp::Reverse;
@@ -93,6 +94,12 @@ pub enum Refusal {
     /// Its Postgres is down, starting, or does not answer.
     #[error("its Postgres is not running as a standby")]
     NotRunning,
+    /// An operator has fenced it.
+    #[error("it is fenced by order")]
+    Fenced,
+    /// It is being taken out of the cluster.
+    #[error("it is being taken out of the cluster")]
+    Leaving,
     /// The operator said no.
     #[error("it is not promotable by configuration")]
     NotPromotable,
@@ -266,6 +273,8 @@ pub fn elect(
     Election { winner: winner.filter(|_| !permit_left), refusals: field.refusals }
 }
 
+pub use forced::elect_by_order;
+
 /// Who is still in the race, and why the others are not.
 struct Field<'a> {
     fit: Vec<(&'a NodeId, &'a Report, &'a Database)>,
@@ -276,7 +285,7 @@ impl<'a> Field<'a> {
     fn of(state: &'a State, reports: &'a BTreeMap<NodeId, Report>) -> Self {
         let mut field = Self { fit: Vec::new(), refusals: BTreeMap::new() };
         for node in data_nodes(state) {
-            match examine(state, reports.get(node)) {
+            match examine(state, node, reports.get(node)) {
                 Ok((report, database)) => field.fit.push((node, report, database)),
                 Err(refusal) => drop(field.refusals.insert(node.clone(), refusal)),
             }
@@ -330,11 +339,18 @@ pub fn data_nodes(state: &State) -> impl Iterator<Item = &NodeId> {
 
 fn examine<'a>(
     state: &State,
+    node: &NodeId,
     report: Option<&'a Report>,
 ) -> Result<(&'a Report, &'a Database), Refusal> {
     let report = report.ok_or(Refusal::Unreachable)?;
     if let Some(epoch) = report.primary_epoch {
         return Err(Refusal::StillPrimary(epoch));
+    }
+    if state.fenced.contains_key(node) {
+        return Err(Refusal::Fenced);
+    }
+    if state.is_leaving(node) {
+        return Err(Refusal::Leaving);
     }
     let database = report.database.as_ref().ok_or(Refusal::NoDatabase)?;
     let found = database.system_identifier.ok_or(Refusal::NoDatabase)?;
@@ -434,6 +450,7 @@ pub fn worth_waiting_for<'a>(
         let database = reports.get(node)?.database.as_ref()?;
         let ours = database.system_identifier == state.system_identifier;
         let able = database.promotable && database.unfit.is_none() && !database.standby;
+        let able = able && !state.is_kept_down(node);
         (ours && able).then_some(database.flushed)
     };
     if state.last_epoch == Epoch::NONE {
@@ -443,7 +460,7 @@ pub fn worth_waiting_for<'a>(
             .find(|node| startable(node).is_some_and(|at| best.is_some_and(|best| at > best)));
     }
     let last = state.latest_promotion()?;
-    let expired = state.vacated == Some(VacateReason::Expired);
+    let expired = matches!(state.vacated, Some(VacateReason::Expired | VacateReason::Killed));
     (expired && startable(&last.holder).is_some()).then_some(&last.holder)
 }
 

@@ -5,8 +5,8 @@ use std::fmt;
 use crate::node::NodeId;
 use crate::step::Step;
 use crate::view::{
-    CatchUp, Crash, Grace, Health, Instance, Job, LeaseView, Relation, Starting, Stopped, Upstream,
-    View,
+    CatchUp, Crash, Grace, Health, Instance, Job, LeaseView, Order, Relation, Starting, Stopped,
+    Upstream, View,
 };
 
 /// One decision: what to do, and the rule that says so.
@@ -88,6 +88,9 @@ rules! {
     Bootstrapping, "bootstrapping", "It was chosen to make the database cluster.", "initdb";
     NoDatabase, "no_database", "It has no database, and there is no primary to clone.", "a primary";
     DataBroken, "data_broken", "Its data directory is missing, unreadable, or of another database cluster: nothing is touched.", "you: mend the data directory, or empty it to have it cloned";
+    Paused, "paused", "The cluster is paused: its database is left alone.", "you: haclt resume";
+    FencedByOrder, "fenced_by_order", "An operator has fenced it: its database is to be down.", "you: haclt unfence";
+    Leaving, "leaving", "It is being taken out of the cluster: its database is to be down.", "the quorum to do without it";
     CatchingUp, "catching_up", "Its agent has not caught up with the cluster yet; the guard watches the permit meanwhile.", "the Raft leader";
     Unseen, "unseen", "It has not seen its guard or its data directory yet.", "the guard";
 }
@@ -120,6 +123,20 @@ pub fn decide(view: &View) -> Decision {
             | I::Working(Job::Promote),
         ) => (stale(view.lease), Step::Fence),
 
+        // Nothing is promoted, started, stopped or restarted; what serves goes on.
+        (L::Ours, I::Primary(_)) if view.order == Order::Paused => (Rule::Serving, Step::Stay),
+        (L::Theirs, I::Standby(Upstream::Right)) if view.order == Order::Paused => {
+            (Rule::Following, Step::Stay)
+        }
+        (_, _) if view.order == Order::Paused => (Rule::Paused, Step::Stay),
+
+        (L::Vacant | L::Theirs, instance) if view.order == Order::Fenced => {
+            kept_down(Rule::FencedByOrder, instance)
+        }
+        (L::Vacant | L::Theirs, instance) if view.order == Order::Leave => {
+            kept_down(Rule::Leaving, instance)
+        }
+
         (L::Ours, instance) => under_lease(view, instance),
 
         (L::Granted | L::Lapsed, I::Standby(_) | I::Starting(Starting::Standby)) => {
@@ -147,6 +164,22 @@ pub fn decide(view: &View) -> Decision {
         },
     };
     Decision { rule, step }
+}
+
+/// An operator wants its database down. Whatever is under way on it ends first.
+const fn kept_down(rule: Rule, instance: Instance) -> (Rule, Step) {
+    let step = match instance {
+        Instance::Standby(_) | Instance::Starting(_) => Step::StopStandby,
+        Instance::Unseen
+        | Instance::Empty
+        | Instance::HalfMade
+        | Instance::Broken
+        | Instance::Stopped(_)
+        | Instance::Stopping
+        | Instance::Primary(_)
+        | Instance::Working(_) => Step::Stay,
+    };
+    (rule, step)
 }
 
 const fn stale(lease: LeaseView) -> Rule {

@@ -16,12 +16,30 @@ pub struct Granter {
     record: Option<Record>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Record {
     term: u64,
     epoch: Epoch,
     renewed_at: ClockReading,
-    vacating: bool,
+    standing: Standing,
+    /// The pause that was last seen, by its number, and whether it lasted.
+    pauses: u64,
+    paused: bool,
+    /// In which container the holder's guard runs, as the latest confirmed renewal told.
+    container: Option<String>,
+}
+
+/// Where a lease stands with its granter. It only ever moves down this list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Renewals are confirmed.
+    Renewable,
+    /// None is confirmed any more, because the holder's container is being killed. The ttl still counts.
+    Killing,
+    /// It is over, because the kill is confirmed.
+    Killed,
+    /// It is over, because of its ttl.
+    Expired,
 }
 
 /// Why a renewal was not confirmed.
@@ -33,7 +51,7 @@ pub enum RenewRefused {
     /// The lease is not held under that epoch.
     #[error("the lease is not held under that epoch")]
     NotHeld,
-    /// It has expired; a `Vacate` is on its way.
+    /// It has expired, or its holder is being killed; a `Vacate` is on its way.
     #[error("the lease of that epoch has expired")]
     Vacating,
 }
@@ -45,6 +63,23 @@ pub struct Expiry {
     pub term: u64,
     /// The epoch that ended.
     pub epoch: Epoch,
+    /// How many pauses there had been: after one more it is not good either.
+    pub pauses: u64,
+    /// Whether it ended by a kill from outside, and not by its ttl.
+    pub killed: bool,
+}
+
+/// A holder that was not heard of for a while, and what to kill so that its lease is over at once.
+///
+/// Why that is safe is in `ARCHITECTURE.md`, "A kill from outside".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overdue {
+    /// The only Raft term in which the kill counts.
+    pub term: u64,
+    /// The epoch that the holder has.
+    pub epoch: Epoch,
+    /// The container that its guard runs in.
+    pub container: String,
 }
 
 impl Granter {
@@ -68,8 +103,36 @@ impl Granter {
             // Terms only grow: whoever saw an older one looked earlier than the record was made.
             Some(record) if record.term > term => {}
             Some(record) if record.term == term && record.epoch == epoch => {}
-            other => *other = Some(Record { term, epoch, renewed_at: now, vacating: false }),
+            other => {
+                let standing = Standing::Renewable;
+                let (pauses, paused, container) = (0, false, None);
+                *other = Some(Record {
+                    term,
+                    epoch,
+                    renewed_at: now,
+                    standing,
+                    pauses,
+                    paused,
+                    container,
+                });
+            }
         }
+    }
+
+    /// Takes in whether the cluster is paused, and the how-manieth pause it is or was last. Call right after
+    /// [`Granter::observe`], with what was read together with the lease.
+    ///
+    /// A new pause makes the record anew: no lease expires in it, so that what was decided just before is not
+    /// to be carried out any more, and the replicated state refuses it.
+    pub fn observe_pause(&mut self, pauses: u64, paused: bool, now: ClockReading) {
+        let Some(record) = &mut self.record else { return };
+        // They only grow: whoever saw an older one looked earlier.
+        if pauses > record.pauses {
+            record.pauses = pauses;
+            record.standing = Standing::Renewable;
+            record.renewed_at = now;
+        }
+        record.paused = paused && pauses >= record.pauses;
     }
 
     /// Returns the term to note when a renewal arrives, before leadership is confirmed.
@@ -77,13 +140,14 @@ impl Granter {
     /// # Errors
     /// [`RenewRefused::TermChanged`] if this node has not seen itself as leader.
     pub fn arrived(&self) -> Result<u64, RenewRefused> {
-        self.record.map(|record| record.term).ok_or(RenewRefused::TermChanged)
+        self.record.as_ref().map(|record| record.term).ok_or(RenewRefused::TermChanged)
     }
 
     /// Confirms a renewal, in one step, after a majority round that began after it arrived.
     ///
     /// `noted` is what [`Granter::arrived`] said, `confirmed` the term the majority confirmed,
-    /// `lease` the applied lease read now, `now` the clock read now.
+    /// `lease` the applied lease read now, `now` the clock read now. Afterwards
+    /// [`Granter::runs_in`] may be told.
     ///
     /// # Errors
     /// [`RenewRefused`]: then nothing changed.
@@ -104,11 +168,69 @@ impl Granter {
         if !held || record.epoch != epoch {
             return Err(RenewRefused::NotHeld);
         }
-        if record.vacating {
+        if record.standing != Standing::Renewable {
             return Err(RenewRefused::Vacating);
         }
         record.renewed_at = now;
         Ok(())
+    }
+
+    /// Notes in which container the guard of the holder runs: what the renewal of `epoch` told that was
+    /// just confirmed.
+    pub fn runs_in(&mut self, epoch: Epoch, container: Option<String>) {
+        if let Some(record) = self.record.as_mut().filter(|record| record.epoch == epoch) {
+            record.container = container;
+        }
+    }
+
+    /// Returns whom to kill if nobody renewed the lease for `patience`; `None` as well if a kill is under
+    /// way, if the lease is over, or if nothing is known that could be killed.
+    #[must_use]
+    pub fn overdue(&self, lease: &Lease, now: ClockReading, patience: Duration) -> Option<Overdue> {
+        let grant = lease.grant()?;
+        let record = self.record.as_ref().filter(|record| record.epoch == grant.epoch)?;
+        if record.paused
+            || record.standing != Standing::Renewable
+            || now.shortest_since(record.renewed_at) < patience
+        {
+            return None;
+        }
+        let container = record.container.clone()?;
+        Some(Overdue { term: record.term, epoch: record.epoch, container })
+    }
+
+    /// Refuses every renewal of that epoch from here on. Call *before* the order to kill leaves.
+    ///
+    /// Returns whether it may leave at all: not if the holder was heard of since, or the term ended.
+    #[must_use]
+    pub fn refuse(&mut self, of: &Overdue, now: ClockReading, patience: Duration) -> bool {
+        let Some(record) = self.record_of(of) else { return false };
+        if record.paused
+            || record.standing != Standing::Renewable
+            || record.container.as_ref() != Some(&of.container)
+            || now.shortest_since(record.renewed_at) < patience
+        {
+            return false;
+        }
+        record.standing = Standing::Killing;
+        true
+    }
+
+    /// Notes that every process of the container is gone: the lease is over without waiting for the ttl.
+    ///
+    /// Counts only after [`Granter::refuse`], in the same term. Returns whether it did.
+    pub fn killed(&mut self, of: &Overdue) -> bool {
+        match self.record_of(of) {
+            Some(record) if record.standing == Standing::Killing => {
+                record.standing = Standing::Killed;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn record_of(&mut self, of: &Overdue) -> Option<&mut Record> {
+        self.record.as_mut().filter(|record| record.term == of.term && record.epoch == of.epoch)
     }
 
     /// Returns the expiry to act on, and refuses renewals of that epoch from here on.
@@ -118,12 +240,19 @@ impl Granter {
     pub fn expire(&mut self, lease: &Lease, now: ClockReading) -> Option<Expiry> {
         let grant = lease.grant()?;
         let record = self.record.as_mut().filter(|record| record.epoch == grant.epoch)?;
-        let waited = now.shortest_since(record.renewed_at);
-        if !record.vacating && waited < self.drift.lengthened(grant.ttl) {
+        if record.paused {
             return None;
         }
-        record.vacating = true;
-        Some(Expiry { term: record.term, epoch: record.epoch })
+        let waited = now.shortest_since(record.renewed_at);
+        let over = matches!(record.standing, Standing::Killed | Standing::Expired);
+        if !over && waited < self.drift.lengthened(grant.ttl) {
+            return None;
+        }
+        if !over {
+            record.standing = Standing::Expired;
+        }
+        let killed = record.standing == Standing::Killed;
+        Some(Expiry { term: record.term, epoch: record.epoch, pauses: record.pauses, killed })
     }
 
     /// Returns how long until the lease expires if nobody renews it; `None` if this node does not lead
@@ -131,7 +260,7 @@ impl Granter {
     #[must_use]
     pub fn left(&self, lease: &Lease, now: ClockReading) -> Option<Duration> {
         let grant = lease.grant()?;
-        let record = self.record.filter(|record| record.epoch == grant.epoch)?;
+        let record = self.record.as_ref().filter(|record| record.epoch == grant.epoch)?;
         let waited = now.shortest_since(record.renewed_at);
         Some(self.drift.lengthened(grant.ttl).saturating_sub(waited))
     }
@@ -168,7 +297,7 @@ mod tests {
     fn a_new_leader_waits_a_full_ttl_with_drift() {
         let mut granter = leading(4, &held(7), 1000);
         assert_eq!(granter.expire(&held(7), at_ms(4029)), None);
-        let expiry = Expiry { term: 4, epoch: Epoch(7) };
+        let expiry = Expiry { term: 4, epoch: Epoch(7), pauses: 0, killed: false };
         assert_eq!(granter.expire(&held(7), at_ms(4030)), Some(expiry));
     }
 
@@ -228,6 +357,23 @@ mod tests {
     }
 
     #[test]
+    fn nothing_expires_in_a_pause_and_what_was_decided_before_counts_no_more() {
+        let mut granter = leading(4, &held(7), 0);
+        assert!(granter.expire(&held(7), at_ms(4000)).is_some());
+        granter.observe(Some(4), &held(7), at_ms(4001));
+        granter.observe_pause(1, true, at_ms(4001));
+        assert_eq!(granter.expire(&held(7), at_ms(60_000)), None);
+        assert_eq!(granter.overdue(&held(7), at_ms(60_000), Duration::from_secs(1)), None);
+        assert_eq!(granter.confirm(4, 4, Epoch(7), &held(7), at_ms(60_001)), Ok(()));
+        // A look from before the pause comes late.
+        granter.observe_pause(0, false, at_ms(60_002));
+        granter.observe_pause(1, false, at_ms(60_003));
+        assert_eq!(granter.expire(&held(7), at_ms(63_030)), None);
+        let expiry = Expiry { term: 4, epoch: Epoch(7), pauses: 1, killed: false };
+        assert_eq!(granter.expire(&held(7), at_ms(63_031)), Some(expiry));
+    }
+
+    #[test]
     fn a_grant_starts_the_count_anew() {
         let mut granter = leading(4, &Lease::Vacant, 0);
         granter.observe(Some(4), &held(8), at_ms(10_000));
@@ -241,6 +387,82 @@ mod tests {
         assert_eq!(granter.confirm(4, 4, Epoch(7), &held(7), at_ms(2000)), Ok(()));
         assert_eq!(granter.expire(&held(7), at_ms(5029)), None);
         assert!(granter.expire(&held(7), at_ms(5030)).is_some());
+    }
+
+    fn told(mut granter: Granter) -> Granter {
+        granter.runs_in(Epoch(7), Some("c1".to_owned()));
+        granter
+    }
+
+    const PATIENCE: Duration = Duration::from_millis(1500);
+
+    #[test]
+    fn a_confirmed_kill_ends_the_lease_before_its_ttl() {
+        let mut granter = told(leading(4, &held(7), 0));
+        assert_eq!(granter.overdue(&held(7), at_ms(1499), PATIENCE), None);
+        let of = granter.overdue(&held(7), at_ms(1500), PATIENCE).expect("nobody renewed it");
+        assert!(granter.refuse(&of, at_ms(1510), PATIENCE));
+        assert_eq!(granter.expire(&held(7), at_ms(1520)), None, "only asked for yet");
+        assert!(granter.killed(&of));
+        let expiry = Expiry { term: 4, epoch: Epoch(7), pauses: 0, killed: true };
+        assert_eq!(granter.expire(&held(7), at_ms(1530)), Some(expiry));
+        assert_eq!(granter.expire(&held(7), at_ms(9000)), Some(expiry), "until it is vacated");
+    }
+
+    #[test]
+    fn from_the_order_to_kill_on_no_renewal_is_confirmed() {
+        let mut granter = told(leading(4, &held(7), 0));
+        let noted = granter.arrived().expect("it leads");
+        let of = granter.overdue(&held(7), at_ms(1500), PATIENCE).expect("nobody renewed it");
+        assert!(granter.refuse(&of, at_ms(1510), PATIENCE));
+        let no = Err(RenewRefused::Vacating);
+        assert_eq!(granter.confirm(noted, 4, Epoch(7), &held(7), at_ms(1511)), no);
+        // The kill came to nothing: then the ttl is waited for as ever.
+        assert_eq!(granter.expire(&held(7), at_ms(3029)), None);
+        assert!(granter.expire(&held(7), at_ms(3030)).is_some());
+        assert_eq!(granter.confirm(noted, 4, Epoch(7), &held(7), at_ms(3031)), no);
+    }
+
+    #[test]
+    fn a_kill_counts_only_if_renewals_were_refused_before_it() {
+        let mut granter = told(leading(4, &held(7), 0));
+        let of = granter.overdue(&held(7), at_ms(1500), PATIENCE).expect("nobody renewed it");
+        assert!(!granter.killed(&of), "no order was given");
+        assert_eq!(granter.expire(&held(7), at_ms(1600)), None);
+    }
+
+    #[test]
+    fn a_holder_that_is_heard_of_again_is_not_killed() {
+        let mut granter = told(leading(4, &held(7), 0));
+        let of = granter.overdue(&held(7), at_ms(1500), PATIENCE).expect("nobody renewed it");
+        assert_eq!(granter.confirm(4, 4, Epoch(7), &held(7), at_ms(1505)), Ok(()));
+        assert!(!granter.refuse(&of, at_ms(1510), PATIENCE));
+        // Nor is a container that it has left.
+        granter.runs_in(Epoch(7), Some("c2".to_owned()));
+        assert!(!granter.refuse(&of, at_ms(9000), PATIENCE));
+    }
+
+    #[test]
+    fn a_kill_of_another_term_or_epoch_counts_for_nothing() {
+        let mut granter = told(leading(4, &held(7), 0));
+        let of = granter.overdue(&held(7), at_ms(1500), PATIENCE).expect("nobody renewed it");
+        assert!(granter.refuse(&of, at_ms(1510), PATIENCE));
+        // Deposed, leader again: between the two another leader may have confirmed a renewal.
+        granter.observe(Some(6), &held(7), at_ms(1520));
+        assert!(!granter.killed(&of));
+        assert_eq!(granter.expire(&held(7), at_ms(1600)), None);
+        assert_eq!(granter.overdue(&held(7), at_ms(4000), PATIENCE), None, "nothing is known yet");
+        let mut granter = told(leading(4, &held(7), 0));
+        assert!(granter.refuse(&of, at_ms(1510), PATIENCE));
+        granter.observe(Some(4), &held(8), at_ms(1600));
+        assert!(!granter.killed(&of));
+        assert_eq!(granter.expire(&held(8), at_ms(2000)), None);
+    }
+
+    #[test]
+    fn a_holder_in_no_container_is_waited_for() {
+        let granter = leading(4, &held(7), 0);
+        assert_eq!(granter.overdue(&held(7), at_ms(2500), PATIENCE), None);
     }
 
     #[test]

@@ -88,6 +88,15 @@ impl Holder {
         self.proven.is_some()
     }
 
+    /// Returns whether the latest confirmed renewal was sent after `moment`.
+    ///
+    /// A server that first ran after its predecessor's container was killed from outside must not live on
+    /// what was confirmed before the kill.
+    #[must_use]
+    pub fn is_proven_since(&self, moment: BootNanos) -> bool {
+        self.proven.is_some_and(|sent| sent.boottime > moment)
+    }
+
     /// Returns how much of the right is left; zero if it ended, was never proven, or is burnt.
     #[must_use]
     pub fn left(&self, now: ClockReading) -> Duration {
@@ -111,6 +120,21 @@ mod tests {
 
     use super::*;
     use crate::epoch::Incarnation;
+
+    #[test]
+    fn what_was_sent_before_a_moment_is_no_proof_after_it() {
+        let mut holder = holder();
+        assert!(!holder.is_proven_since(at_ms(0).boottime));
+        assert!(holder.sending(1, at_ms(100)));
+        assert!(holder.sending(2, at_ms(300)));
+        assert!(holder.confirmed(1));
+        assert!(holder.is_proven_since(at_ms(99).boottime));
+        assert!(!holder.is_proven_since(at_ms(100).boottime));
+        assert!(holder.confirmed(2));
+        assert!(holder.is_proven_since(at_ms(200).boottime));
+        holder.burn();
+        assert!(!holder.is_proven_since(at_ms(0).boottime));
+    }
 
     fn holder() -> Holder {
         let grant = Grant {

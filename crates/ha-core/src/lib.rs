@@ -17,6 +17,7 @@ pub mod lsn;
 pub mod node;
 pub mod permit;
 pub mod policy;
+pub mod redact;
 pub mod state;
 pub mod step;
 pub mod timeline;

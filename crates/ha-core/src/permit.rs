@@ -165,6 +165,9 @@ pub struct GuardStatus {
     /// How long before the deadline the killing starts, of this run or the next; `None` before a guard
     /// in a container was told, and from a guard of a version that did not say.
     pub margin: Option<Duration>,
+    /// When the right of this run ends, as the guard knows it; `None` if it has none, and from a guard of a
+    /// version that did not say.
+    pub deadline: Option<BootNanos>,
     /// One line for people: why it refused, why it killed. May be empty.
     pub reason: String,
 }
@@ -279,6 +282,9 @@ impl GuardStatus {
         if let Some(margin) = self.margin {
             text.field("margin_ms", millis(margin));
         }
+        if let Some(deadline) = self.deadline {
+            text.field("deadline_ns", deadline.0);
+        }
         text.field("reason", self.reason.replace(['\n', '\r'], " "));
         text.seal()
     }
@@ -311,6 +317,7 @@ impl GuardStatus {
             primary_epoch: Epoch(fields.parsed("primary_epoch")?),
             realtime: fields.parsed("realtime")?,
             margin: fields.optional("margin_ms")?.map(Duration::from_millis),
+            deadline: fields.optional("deadline_ns")?.map(BootNanos),
             reason: fields.text("reason")?.to_owned(),
         })
     }
@@ -419,6 +426,7 @@ mod tests {
             primary_epoch: Epoch(4),
             realtime: true,
             margin: Some(Duration::from_millis(500)),
+            deadline: Some(BootNanos(u64::MAX)),
             reason: "the right of epoch 4\nended".to_owned(),
         }
     }

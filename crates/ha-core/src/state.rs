@@ -6,8 +6,13 @@
 //! here: they travel with renewals and reports, so that an idle cluster writes nothing to disk.
 
 mod command;
+pub mod journal;
+pub mod membership;
+pub mod operator;
+mod recovery;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -19,12 +24,18 @@ use crate::node::{NodeId, NodeKind};
 use crate::policy::Durability;
 use crate::wal_quorum::{self, Acknowledger, Quorum, Recorded};
 
+use journal::Event;
+use membership::Leaving;
+use operator::{ConfigChange, Drill, FencedByOrder, Pause, Scheduled};
+
 pub use command::{Command, Outcome, Refused};
 
 /// Version of the serialised form of [`State`] and [`Command`].
 ///
-/// 2: durability modes, the WAL quorum, diverged WAL. What format 1 lacks is read as its default.
-pub const STATE_FORMAT: u32 = 2;
+/// 2: durability modes, the WAL quorum, diverged WAL. 3: events, pauses, fences, schedules, settings,
+/// nodes that come and go.
+/// What an earlier format lacks is read as its default.
+pub const STATE_FORMAT: u32 = 3;
 
 /// How many promotions are remembered. Divergence is looked up among them; a node that was away for
 /// longer is cloned anew.
@@ -46,6 +57,9 @@ pub struct State {
     pub cluster: String,
     /// Random identity of the cluster: two clusters of one name are still two.
     pub cluster_id: u128,
+    /// How often the cluster was made anew from one survivor: agents of an earlier generation have to end.
+    #[serde(default)]
+    pub generation: u64,
     /// Every node of the cluster.
     pub nodes: BTreeMap<NodeId, Node>,
     /// Identity of the database cluster, once there is one.
@@ -84,11 +98,52 @@ pub struct State {
     /// How often WAL diverged so far.
     #[serde(default)]
     pub divergences: u64,
+    /// Whether the agents have to leave the databases alone.
+    #[serde(default)]
+    pub pause: Option<Pause>,
+    /// How often that was ordered so far.
+    #[serde(default)]
+    pub pauses: u64,
+    /// The nodes whose databases are down by order.
+    #[serde(default)]
+    pub fenced: BTreeMap<NodeId, FencedByOrder>,
+    /// The nodes that are being taken out.
+    #[serde(default)]
+    pub leaving: BTreeMap<NodeId, Leaving>,
+    /// The nodes that were taken out and did not come back, at most [`membership::GONE_MAX`].
+    #[serde(default)]
+    pub gone: Vec<NodeId>,
+    /// Switchovers that are to come, in the order in which they were ordered.
+    #[serde(default)]
+    pub scheduled: Vec<Scheduled>,
+    /// How many were scheduled so far.
+    #[serde(default)]
+    pub schedules: u64,
+    /// The latest drill that nobody has ended.
+    #[serde(default)]
+    pub drill: Option<Drill>,
+    /// The settings that all nodes share, by key; those that have fields of their own are not here.
+    #[serde(default)]
+    pub settings: Arc<BTreeMap<String, String>>,
+    /// The changes of the configuration, oldest first, at most [`operator::CONFIG_LOG_MAX`].
+    #[serde(default)]
+    pub config_log: Arc<Vec<ConfigChange>>,
+    /// What happened, oldest first, at most [`journal::EVENTS_MAX`].
+    #[serde(default)]
+    pub events: Arc<Vec<Event>>,
+    /// How much happened so far.
+    #[serde(default)]
+    pub event_count: u64,
 }
 
 /// Clusters of format 1 had no other mode.
 const fn async_mode() -> Durability {
     Durability::Async
+}
+
+/// Nodes of earlier versions had no say.
+const fn yes() -> bool {
+    true
 }
 
 /// WAL of a former primary that is not part of the cluster's history, kept aside on its node.
@@ -120,6 +175,9 @@ pub struct Node {
     /// Whether it can acknowledge commits: any data node, and a witness with the client programs.
     #[serde(default)]
     pub keeps_wal: bool,
+    /// Whether commits may wait for it: `postgres.sync` of its configuration. A data node that is far away says no.
+    #[serde(default = "yes")]
+    pub sync: bool,
 }
 
 /// The right to run `initdb`, or to name an existing data directory as the cluster's.
@@ -150,6 +208,8 @@ pub struct Promotion {
 pub enum VacateReason {
     /// The granter saw no confirmed renewal for a whole ttl.
     Expired,
+    /// The container that the holder's guard ran in was killed from outside, seen to be dead.
+    Killed,
     /// The holder gave it back; its Postgres is known to be down.
     Released {
         /// What the holder says: the rule that made it give up.
@@ -160,9 +220,23 @@ pub enum VacateReason {
 impl State {
     /// Carries out one command, or refuses it and changes nothing.
     pub fn apply(&mut self, command: &Command) -> Outcome {
-        match self.try_apply(command) {
-            Ok(()) => Outcome::Applied,
-            Err(refused) => Outcome::Refused(refused),
+        // Entries of earlier versions carry no time.
+        let (at_unix_ms, command) = match command {
+            Command::At { at_unix_ms, command } => (*at_unix_ms, &**command),
+            other => (0, other),
+        };
+        let before = self.clone();
+        match self.try_apply(command, at_unix_ms) {
+            Ok(()) => {
+                if let Some(note) = self.note_of(&before, command) {
+                    self.remember(at_unix_ms, note);
+                }
+                Outcome::Applied
+            }
+            Err(refused) => {
+                *self = before;
+                Outcome::Refused(refused)
+            }
         }
     }
 
@@ -178,8 +252,28 @@ impl State {
         self.history.last()
     }
 
-    fn try_apply(&mut self, command: &Command) -> Result<(), Refused> {
+    fn try_apply(&mut self, command: &Command, at_unix_ms: u64) -> Result<(), Refused> {
         match command {
+            Command::At { .. } => Err(Refused::TwoTimes),
+            Command::Note { .. } if self.is_founded() => Ok(()),
+            Command::Note { .. } => Err(Refused::NotFounded),
+            Command::Pause { by, why } => self.pause(by, why, at_unix_ms),
+            Command::EndPause { by: _, forced } => self.end_pause(*forced),
+            Command::ConfirmResumed { epoch, pause } => self.confirm_resumed(*epoch, *pause),
+            Command::Fence { node, by, why } => self.fence(node, by, why, at_unix_ms),
+            Command::Unfence { node, by: _ } => self.unfence(node),
+            Command::Join { node, is, by: _ } => self.join(node, is),
+            Command::Retire { node, by } => self.retire(node, by, at_unix_ms),
+            Command::Leave { node } => self.leave(node),
+            Command::Schedule { due_unix_ms, to, by } => {
+                self.schedule(*due_unix_ms, to.as_ref(), by)
+            }
+            Command::Unschedule { id, .. } => self.unschedule(*id),
+            Command::BeginDrill { drill } => self.begin_drill(drill, at_unix_ms),
+            Command::EndDrill { number, .. } => self.end_drill(*number),
+            Command::Configure { version, changes, by } => {
+                self.configure(*version, changes, by, at_unix_ms)
+            }
             Command::Found { cluster, cluster_id, nodes, durability } => {
                 if self.is_founded() {
                     return Err(Refused::AlreadyFounded);
@@ -216,8 +310,13 @@ impl State {
                 self.expect_epoch(*epoch, self.last_epoch.next())?;
                 self.grant(to, *incarnation, *ttl, catch_up.clone())
             }
-            Command::Vacate { epoch, reason } => {
+            Command::Vacate { epoch, reason, pauses } => {
                 self.expect_held(*epoch)?;
+                // What a granter decided before a pause is not carried out during it, nor after.
+                if !matches!(reason, VacateReason::Released { .. }) {
+                    self.expect_unpaused()?;
+                    expect_version(*pauses, self.pauses)?;
+                }
                 self.lease = Lease::Vacant;
                 self.vacated = Some(reason.clone());
                 Ok(())
@@ -229,11 +328,13 @@ impl State {
             Command::RecordPromotion { epoch, begin, at_unix_ms } => {
                 self.record_promotion(*epoch, *begin, *at_unix_ms)
             }
-            Command::SetDurability { version, durability } => {
+            Command::SetDurability { version, durability, by } => {
                 expect_version(*version, self.config_version)?;
                 self.expect_possible(*durability)?;
+                let change = (Some(self.durability.to_string()), Some(durability.to_string()));
                 self.durability = *durability;
-                self.config_version += 1;
+                let changes = BTreeMap::from([("durability.mode".to_owned(), change)]);
+                self.log_change(changes, by, at_unix_ms);
                 Ok(())
             }
             Command::SetQuorum { epoch, version, mode, quorum, settled } => {
@@ -290,6 +391,8 @@ impl State {
         catch_up: Option<CatchUp>,
     ) -> Result<(), Refused> {
         self.expect_data_node(to)?;
+        self.expect_unpaused()?;
+        self.expect_unfenced(to)?;
         if self.system_identifier.is_none() {
             return Err(Refused::NoSystem);
         }
@@ -327,15 +430,15 @@ impl State {
 
     /// Returns the quorum that this node should have as primary; `present` says who receives its WAL.
     pub fn quorum_for(&self, primary: &NodeId, present: impl Fn(&NodeId) -> bool) -> Quorum {
-        let others = self.nodes.iter().filter(|(node, _)| *node != primary);
+        let others = self.staying().filter(|(node, _)| *node != primary);
         let others: BTreeMap<NodeId, Acknowledger> = others
             .map(|(node, is)| {
-                let keeps_wal = is.kind == NodeKind::Data || is.keeps_wal;
+                let keeps_wal = is.sync && (is.kind == NodeKind::Data || is.keeps_wal);
                 let is = Acknowledger { kind: is.kind, keeps_wal, present: present(node) };
                 (node.clone(), is)
             })
             .collect();
-        wal_quorum::target(self.durability, self.nodes.len(), &others)
+        wal_quorum::target(self.durability, self.staying().count(), &others)
     }
 
     /// Returns the quorums that an election has to satisfy: one for each primary whose acknowledged
@@ -394,7 +497,8 @@ impl State {
     }
 
     fn expect_possible(&self, durability: Durability) -> Result<(), Refused> {
-        let data = self.nodes.values().filter(|node| node.kind == NodeKind::Data).count();
+        let data =
+            self.staying().filter(|(_, node)| node.kind == NodeKind::Data && node.sync).count();
         if durability == Durability::StrictStandby && data < 2 {
             return Err(Refused::NoStandby(durability));
         }

@@ -18,6 +18,21 @@ pub struct View {
     pub bootstrap: Option<u64>,
     /// Whether the database has everything that its grant demands.
     pub catch_up: CatchUp,
+    /// What an operator has ordered.
+    pub order: Order,
+}
+
+/// What an operator has ordered about this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Order {
+    /// Nothing.
+    None,
+    /// Its database is to be down.
+    Fenced,
+    /// Its database is to be down: it is being taken out.
+    Leave,
+    /// Its database is to be left alone.
+    Paused,
 }
 
 /// Whether a future primary has replayed everything that its grant demands (rule 96).

@@ -18,6 +18,7 @@
 //!    ([`crate::state::State::unsettled`]) until enough members of the new one have everything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,16 @@ pub struct Quorum {
     pub members: BTreeSet<NodeId>,
     /// How many of them a commit needs, at most as many as there are.
     pub required: u32,
+}
+
+impl fmt::Display for Quorum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.members.iter().map(NodeId::as_str).collect();
+        if names.is_empty() {
+            return f.write_str("nobody acknowledges commits but the primary");
+        }
+        write!(f, "{} of {}", self.required, names.join(", "))
+    }
 }
 
 /// The quorum that elections go by, and since when.
@@ -52,7 +63,7 @@ pub struct Recorded {
 pub struct Acknowledger {
     /// What it is for.
     pub kind: NodeKind,
-    /// Whether it can keep WAL at all: a witness without the client programs cannot.
+    /// Whether it can keep WAL, and commits may wait for it: a witness without the client programs cannot.
     pub keeps_wal: bool,
     /// Whether it receives now, or was lost only a moment ago, and is not far behind.
     pub present: bool,
@@ -138,8 +149,12 @@ pub fn target(mode: Durability, voters: usize, others: &BTreeMap<NodeId, Acknowl
     };
     match mode {
         Durability::Async => Quorum::alone(),
-        // Never empty while writes are allowed (rule 75).
-        Durability::StrictStandby => Quorum::new(names(&|is| is.kind == NodeKind::Data), 1),
+        // Never empty while writes are allowed (rule 75): if nobody wants to be waited for, all are.
+        Durability::StrictStandby => {
+            let able = names(&|is| is.kind == NodeKind::Data && is.keeps_wal);
+            let all = names(&|is| is.kind == NodeKind::Data);
+            Quorum::new(if able.is_empty() { all } else { able }, 1)
+        }
         Durability::Quorum => {
             let majority = u32::try_from(voters / 2).unwrap_or(u32::MAX);
             let able = names(&|is| is.keeps_wal);

@@ -240,6 +240,12 @@ impl Memory {
         self.refused(self.run, Why::NotStarted)
     }
 
+    /// Returns when the right of this run ends, if it has one.
+    #[must_use]
+    pub fn deadline(&self) -> Option<BootNanos> {
+        self.right.map(|right| right.deadline)
+    }
+
     /// Returns when to look again at the latest, if not for a change.
     #[must_use]
     pub fn next_check(&self, settings: &Settings) -> Option<BootNanos> {

@@ -366,6 +366,7 @@ impl Guard {
             primary_epoch: self.memory.primary_epoch,
             realtime: self.steadiness.realtime,
             margin: self.told.then_some(self.settings.margin),
+            deadline: self.memory.deadline(),
             reason: reasons.join("; "),
         };
         let _lost = self.files.send(status.encode().as_bytes());

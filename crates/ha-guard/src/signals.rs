@@ -73,6 +73,7 @@ fn send(pid: i32, signals: &[ServerSignal], postmaster: Option<i32>) -> bool {
             ServerSignal::Hup => Signal::HUP,
             ServerSignal::Term => Signal::TERM,
             ServerSignal::Cont => Signal::CONT,
+            ServerSignal::Kill => Signal::KILL,
         };
         pidfd_send_signal(&handle, signal).is_ok()
     })

@@ -9,21 +9,23 @@
 //! Process ids of the other namespace mean nothing here. Whether a guard lives is told by its heartbeat
 //! and by its lock, which works across containers; signals for its server are asked of the guard.
 
-mod engine;
-mod examine;
+pub(crate) mod engine;
+pub(crate) mod examine;
 mod image;
 mod memory;
-mod own;
+pub(crate) mod own;
+mod peer;
 mod signals;
+mod tls;
 mod tools;
 mod watch;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bollard::models::{ContainerInspectResponse, ContainerState, ContainerSummary};
+use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters::{
     CreateContainerOptions, KillContainerOptions, LogsOptions, StopContainerOptions,
 };
@@ -40,15 +42,16 @@ use crate::instance::directory::Layout;
 use crate::instance::{InstanceConfig, RunAs, settings};
 
 use engine::{Engine, EngineError};
-use examine::Places;
+use examine::{Places, lives, started_at};
 use image::image_of;
 use memory::Remembered;
-use tools::TOOL_LABEL;
+use tools::{TOOL_LABEL, Tools};
 use watch::Seen;
 
-/// How long a question may take that the engine answers from memory, in 5 ms as measured.
-const LOOK_LIMIT: Duration = Duration::from_secs(2);
-/// The same where it looks at something, such as a list.
+pub use peer::{KillError, PeerEngine};
+pub use tls::PeerAddress;
+
+/// How long a question may take where the engine looks at something, such as a list.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// How long starting, stopping and the like may take.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
@@ -108,7 +111,7 @@ impl DockerConfig {
         let engine = Engine::new(&self.socket);
         let places = Places::of(config);
         let remembered = Remembered::load(&self.memory).map_err(|why| vec![why])?;
-        let found = match look(&engine, &self.container).await {
+        let found = match engine.inspect(&self.container).await {
             Ok(found) => found,
             Err(error) => {
                 let missing = match error {
@@ -145,13 +148,6 @@ impl DockerConfig {
     }
 }
 
-async fn look(engine: &Engine, name: &str) -> Result<ContainerInspectResponse, EngineError> {
-    let name = name.to_owned();
-    let found = engine
-        .call(LOOK_LIMIT, move |docker| async move { docker.inspect_container(&name, None).await });
-    found.await
-}
-
 /// Runs everything in containers.
 #[derive(Debug)]
 pub(crate) struct DockerRuntime(Arc<Shared>);
@@ -169,8 +165,7 @@ pub(crate) struct Shared {
     own: OnceCell<Option<String>>,
     /// What was seen of engine and container.
     seen: channel::Sender<Seen>,
-    /// Whether nothing is left of what earlier agents ran: nobody else starts anything for this one.
-    cleared: AtomicBool,
+    tools: Tools,
     /// Since when there has been no container, as far as this process has seen.
     missing_since: Mutex<Option<Instant>>,
     /// One question to the guard at a time.
@@ -198,7 +193,7 @@ impl DockerRuntime {
             remembered: Mutex::new(remembered),
             own: OnceCell::new(),
             seen: channel::Sender::new(Seen::at_start(trouble)),
-            cleared: AtomicBool::new(false),
+            tools: Tools::default(),
             missing_since: Mutex::default(),
             signalling: AsyncMutex::new(()),
             drawn: AtomicU64::new(seed),
@@ -220,6 +215,12 @@ impl DockerRuntime {
     /// Returns what is not well with engine or container, in one line.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.0.seen.borrow().trouble()
+    }
+
+    /// Returns the id of the container that the guard runs in, if nothing speaks against that.
+    pub(crate) fn container_id(&self) -> Option<String> {
+        let GuardSeen::Alive(_) = self.0.guard_seen() else { return None };
+        self.0.seen.borrow().well.clone()
     }
 
     /// Waits until something is seen of engine or container that was not so before.
@@ -253,7 +254,7 @@ impl Shared {
     }
 
     async fn container(&self) -> Result<ContainerInspectResponse, EngineError> {
-        look(&self.engine, &self.docker.container).await
+        self.engine.inspect(&self.docker.container).await
     }
 
     pub(crate) fn guard_seen(&self) -> GuardSeen {
@@ -367,10 +368,19 @@ impl Shared {
         if let Some(foreign) = self.foreign().await {
             return Err(attempt.refused(foreign));
         }
-        if !lives(found.state.as_ref()) {
-            self.start_container(attempt).await?;
-        }
+        // A container whose guard was just killed lives until the engine has noticed: only one that was
+        // started since has ended by itself.
+        let run_before = started_at(&found);
+        let mut found = Ok(found);
         loop {
+            if let Ok(found) = &found
+                && !lives(found.state.as_ref())
+            {
+                if started_at(found) != run_before {
+                    return Err(attempt.refused(self.last_words(found).await));
+                }
+                self.start_container(attempt).await?;
+            }
             let reports = self.files.last_status().filter(|_| self.files.is_locked());
             if reports.is_some_and(|status| Some(&status) != before.as_ref()) {
                 info!(container = self.docker.container, "guard started");
@@ -380,11 +390,7 @@ impl Shared {
                 return Err(attempt.timed_out());
             }
             sleep(LOOK_EVERY.min(attempt.left())).await;
-            if let Ok(found) = self.container().await
-                && !lives(found.state.as_ref())
-            {
-                return Err(attempt.refused(self.last_words(&found).await));
-            }
+            found = self.container().await;
         }
     }
 
@@ -573,27 +579,5 @@ impl Shared {
             sleep(LOOK_EVERY.min(attempt.left())).await;
         }
         self.end_leftover_tools(attempt).await
-    }
-}
-
-/// Returns whether a container may have a process. One that waits for its restart policy has none.
-fn lives(state: Option<&ContainerState>) -> bool {
-    let Some(state) = state else { return false };
-    state.running == Some(true) && state.pid.unwrap_or_default() != 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_container_that_waits_for_its_restart_holds_no_process() {
-        let state = |running, pid| ContainerState {
-            running: Some(running),
-            pid: Some(pid),
-            ..ContainerState::default()
-        };
-        assert!(lives(Some(&state(true, 7))));
-        assert!(!lives(Some(&state(true, 0))) && !lives(Some(&state(false, 0))) && !lives(None));
     }
 }

@@ -1,7 +1,13 @@
 //! What the agent may ask of the one PostgreSQL instance on its node, however it is run.
 
+mod checkup;
+mod cluster;
+mod data_dir;
+mod drill;
+mod reloaded;
 mod synchronous;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,70 +17,19 @@ use ha_core::permit::{GuardStatus, Permit};
 use ha_core::{Lsn, NodeId, TimelineId, WalPosition};
 use tokio::time::Instant;
 
+use crate::credentials::Logins;
 use crate::diverged::Diverged;
 use crate::wal::files::Tip;
 
+pub use checkup::{
+    Archiver, Checkup, Knock, KnockError, Measured, Purpose, Slot, Standby, Survey, Transactions,
+    Wal,
+};
+pub use cluster::{ClusterApplied, ClusterConf, Pending, PendingChange, Verdict};
+pub use data_dir::{ControlFile, ControlState, DataDir, HalfMade};
+pub use drill::DrillDriver;
+pub use reloaded::Reloaded;
 pub use synchronous::{Detached, Receiver, Receivers, Synchronous};
-
-/// What is on disk where the data directory should be. Read without a running server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DataDir {
-    /// The path does not exist. If it existed before, a mount may have vanished: not "empty".
-    Missing,
-    /// It cannot be read or makes no sense; the text says why.
-    Unreadable(String),
-    /// It exists and holds nothing: a place for `initdb` or a clone.
-    Empty,
-    /// A clone, an `initdb` or a rewind was begun here and not finished: unusable as it is.
-    HalfMade(HalfMade),
-    /// A data directory.
-    Present(ControlFile),
-}
-
-/// Which multi-step change left a data directory unfinished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HalfMade {
-    /// `initdb`.
-    Initdb,
-    /// `pg_basebackup`.
-    Clone,
-    /// `pg_rewind`: may be repeated from the start; otherwise reclone.
-    Rewind,
-}
-
-/// What the control file says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ControlFile {
-    /// Identity of the database cluster, drawn by `initdb`.
-    pub system_identifier: u64,
-    /// Server major version that made the directory (`PG_VERSION`), such as 15.
-    pub major: u32,
-    /// How the server left it.
-    pub state: ControlState,
-    /// Timeline and location of the latest checkpoint record.
-    pub checkpoint: WalPosition,
-    /// REDO location of the latest checkpoint.
-    pub redo: Lsn,
-    /// Minimum recovery ending location; `0/0` on timeline 0 if it last ran as a primary.
-    pub min_recovery_end: WalPosition,
-    /// Whether data checksums are on.
-    pub checksums: bool,
-    /// Whether `standby.signal` is in place.
-    pub standby_signal: bool,
-}
-
-/// "Database cluster state" of the control file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ControlState {
-    /// `shut down`: cleanly, as a primary.
-    ShutDown,
-    /// `shut down in recovery`: cleanly, as a standby.
-    ShutDownInRecovery,
-    /// Any other: it crashed, or is running.
-    InProduction,
-    /// `in archive recovery` / `in crash recovery` / `starting up` / `shutting down`.
-    InRecovery,
-}
 
 /// What a new connection to the running server tells. All positions are zero where they mean nothing.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, each read by its name")]
@@ -264,7 +219,7 @@ pub enum GuardSeen {
 /// it runs. An [`ActionError`] says through [`ActionError::effect`] whether the action may have
 /// happened all the same. The permit decides whether the server runs: only the guard starts, stops
 /// and kills it; `write_permit` is the way to ask for that.
-pub trait PostgresDriver: Send + Sync + 'static {
+pub trait PostgresDriver: DrillDriver + 'static {
     /// Reads the guard's status; changes nothing. Cheap: one small file.
     fn guard(&self) -> GuardSeen;
 
@@ -296,6 +251,10 @@ pub trait PostgresDriver: Send + Sync + 'static {
     /// If it could not be written; then the old one stands.
     fn write_permit(&self, permit: &Permit) -> Result<(), ActionError>;
 
+    /// Ends every tool that this process runs, starts no other, and returns once nothing is left of
+    /// them. To be called when the agent goes.
+    fn end_tools(&self, deadline: Instant) -> impl Future<Output = ()> + Send;
+
     /// Kills whatever still runs on the data directory although no guard does (rule 48), and returns
     /// once nothing can write to it. Refuses while a guard is alive.
     fn kill_orphans(
@@ -323,10 +282,13 @@ pub trait PostgresDriver: Send + Sync + 'static {
 
     /// Clones `upstream` into the data directory; what was there is moved aside first.
     ///
-    /// `progress` is called with bytes done and, where known, bytes in total.
+    /// `progress` is called with bytes done and, where known, bytes in total. `max_rate_kib` bounds the copy, KiB
+    /// a second; PostgreSQL takes 32 to 1048576. Until the copy is whole what was there stays in place, so that
+    /// it may be dropped.
     fn clone_from(
         &self,
         upstream: &Upstream,
+        max_rate_kib: Option<u32>,
         progress: &(dyn Fn(u64, Option<u64>) + Send + Sync),
         deadline: Instant,
     ) -> impl Future<Output = Result<(), ActionError>> + Send;
@@ -387,6 +349,39 @@ pub trait PostgresDriver: Send + Sync + 'static {
         deadline: Instant,
     ) -> impl Future<Output = Result<(), ActionError>> + Send;
 
+    /// Has the running server read its configuration files again. Returns the parameters that wait for a restart
+    /// afterwards, and what is wrong with the files, one line each.
+    fn reload(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Reloaded, ActionError>> + Send;
+
+    /// Remembers what the cluster wants of every server: each later start, clone and rewind writes it, for the
+    /// role that the server is to have. `None`: the next start is with what the server last ran well with.
+    fn want(&self, conf: Option<ClusterConf>);
+
+    /// Makes that so on the running server, as far as it can be without a restart, and says what cannot.
+    /// What `ALTER SYSTEM` has set instead is reset. A server that would not take it keeps what it has.
+    fn apply_cluster(
+        &self,
+        standby: bool,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<ClusterApplied, ActionError>> + Send;
+
+    /// To be called when the server ended right after its start. Returns whether that may be for what the
+    /// cluster wants: then the next start is with what it last ran well with.
+    ///
+    /// # Errors
+    /// [`ActionError`]; nothing was noted.
+    fn condemn_cluster(&self) -> Result<bool, ActionError>;
+
+    /// Asks the server which of the values it would take. Changes nothing.
+    fn check_parameters(
+        &self,
+        values: &BTreeMap<String, String>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<BTreeMap<String, Verdict>, ActionError>> + Send;
+
     /// Points the running standby at another upstream (reload, no restart).
     fn follow(
         &self,
@@ -414,13 +409,14 @@ pub trait PostgresDriver: Send + Sync + 'static {
     ) -> impl Future<Output = Result<bool, ActionError>> + Send;
 
     /// Makes the physical slots of `peers`, makes those anew that lost their WAL, and on a standby
-    /// advances each to the position in `positions`, never past local replay (rules 78 to 82). Slots
-    /// of other names are never touched. Changes nothing when everything is right. Returns the peers
+    /// advances each to the position in `positions`, never past local replay (rules 78 to 82). Drops those
+    /// of the nodes that are `gone`. Slots of other names are never touched. Changes nothing when everything is right. Returns the peers
     /// whose slot had lost its WAL: what they need may be gone.
     fn keep_slots(
         &self,
         peers: &[NodeId],
         positions: &[(NodeId, Lsn)],
+        gone: &[NodeId],
         deadline: Instant,
     ) -> impl Future<Output = Result<Vec<NodeId>, ActionError>> + Send;
 
@@ -542,11 +538,39 @@ pub trait PostgresDriver: Send + Sync + 'static {
     /// How long the guard may take from the deadline until nothing is left, as configured: its margin.
     fn margin(&self) -> Duration;
 
+    /// Looks at what a planned stop of the server would run into; changes nothing.
+    ///
+    /// # Errors
+    /// [`ActionError`] if the server does not answer.
+    fn survey(&self, deadline: Instant)
+    -> impl Future<Output = Result<Survey, ActionError>> + Send;
+
+    /// Measures what speaks for or against the health of the running server; changes nothing.
+    ///
+    /// # Errors
+    /// [`ProbeError`] if the superuser got no session.
+    fn checkup(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Checkup, ProbeError>> + Send;
+
+    /// Logs in to another node's server as its standby and its rewind would; changes nothing.
+    fn knock(&self, at: &Upstream, deadline: Instant) -> impl Future<Output = Vec<Knock>> + Send;
+
+    /// Returns the ways in to this node's server, and the passwords for them; `None` if it has none.
+    fn logins(&self) -> Option<Logins> {
+        None
+    }
+
     /// Returns what is not well with what the instance runs in, in one line: its container is paused,
     /// the engine is gone. It says nothing about the database. Cheap.
     fn trouble(&self) -> Option<String>;
 
-    /// Waits until that changes, or until something else happened that is worth a look, such as the
+    /// Returns the id of the container that the guard runs in: if that is dead, so is the server. `None`
+    /// if it runs in none, or if there is any doubt. Cheap.
+    fn container_id(&self) -> Option<String>;
+
+    /// Waits until `trouble` changes, or until something else happened that is worth a look, such as the
     /// end of a container. May be cancelled; never ends where there is nothing to watch.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 }

@@ -4,6 +4,9 @@
 //! plays every node's guard: it starts, stops and kills by the permits alone, on the real
 //! `CLOCK_BOOTTIME`. What goes wrong is said by switches of the world, never by chance.
 
+mod checkup;
+mod control;
+mod drill;
 mod driver;
 mod quorum;
 
@@ -24,6 +27,10 @@ pub use driver::FakeDriver;
 const GUARD_TICK: Duration = Duration::from_millis(2);
 /// Where the WAL of a new cluster begins.
 const FIRST_LSN: Lsn = Lsn(0x0100_0028);
+/// How long a step of a tool takes.
+const STEP: Duration = Duration::from_millis(5);
+/// Bytes in a fake data directory.
+const CLONE_BYTES: u64 = 30 << 20;
 
 /// All servers of a test.
 #[derive(Debug, Clone, Default)]

@@ -4,24 +4,29 @@
 //! everything else is here, once for all of them.
 
 mod admission;
+mod checkup;
 mod clone;
+mod cluster_conf;
 mod detach;
 pub(crate) mod directory;
 pub(crate) mod diverged;
+mod drill;
 mod initdb;
 mod prepare;
 mod promote;
+mod reload;
 mod rewind;
 mod session;
 pub(crate) mod settings;
 mod slots;
+mod survey;
 mod synchronous;
 mod upstream;
 mod wal_end;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ha_core::ancestry::TimelineSwitch;
@@ -31,13 +36,15 @@ use ha_core::{Lsn, NodeId, WalPosition};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout_at};
 
-use crate::Secret;
+use crate::Password;
 use crate::attempt::Attempt;
+use crate::credentials::Logins;
 use crate::diverged::Diverged;
 use crate::docker::{DockerConfig, DockerRuntime, Examined};
 use crate::driver::{
-    ActionError, ControlFile, DataDir, Detached, Effect, GuardSeen, PostgresDriver, Probe,
-    ProbeError, Receivers, Synchronous, Upstream, UpstreamHistory,
+    ActionError, Checkup, ClusterApplied, ClusterConf, ControlFile, DataDir, Detached, Effect,
+    GuardSeen, Knock, PostgresDriver, Probe, ProbeError, Receivers, Reloaded, Survey, Synchronous,
+    Upstream, UpstreamHistory, Verdict,
 };
 use crate::guard_files::GuardFiles;
 use crate::guard_files::boot_id;
@@ -47,6 +54,7 @@ use crate::tool::Tool;
 use crate::wal::files::{Tip, tip_of_local};
 use crate::wire::Connection;
 
+pub use checkup::knock;
 use directory::Layout;
 pub(crate) use directory::{make_dir, write_file};
 pub(crate) use settings::{connection, pass_line};
@@ -58,7 +66,7 @@ pub struct Role {
     /// Its name.
     pub name: String,
     /// Its password.
-    pub password: Secret,
+    pub password: Password,
 }
 
 /// The system user that PostgreSQL and its tools run as.
@@ -122,6 +130,8 @@ pub struct Instance {
     watching: AsyncMutex<Option<Connection>>,
     /// What our `pg_hba` file said when the server last read it, as far as this process has seen.
     admitting: AsyncMutex<Option<bool>>,
+    /// What the cluster wants of every server, as far as this agent knows.
+    wanted: Mutex<Option<Arc<ClusterConf>>>,
 }
 
 /// The right to change the data directory. Clones are held by file work in other threads.
@@ -205,6 +215,7 @@ impl Instance {
             acknowledging: AsyncMutex::new(()),
             watching: AsyncMutex::new(None),
             admitting: AsyncMutex::new(None),
+            wanted: Mutex::new(None),
         }
     }
 
@@ -320,6 +331,10 @@ impl PostgresDriver for Instance {
         self.runtime.files().write_permit(permit)
     }
 
+    async fn end_tools(&self, deadline: Instant) {
+        self.runtime.end_tools(deadline).await;
+    }
+
     async fn kill_orphans(&self, deadline: Instant) -> Result<(), ActionError> {
         self.runtime.end_orphans(&Attempt::new("kill orphaned processes", deadline)).await
     }
@@ -329,13 +344,13 @@ impl PostgresDriver for Instance {
     }
 
     async fn probe(&self, deadline: Instant) -> Result<Probe, ProbeError> {
-        let InstanceConfig { probe_host, port, superuser, .. } = &*self.config;
-        crate::probe::read(probe_host, *port, superuser, deadline).await
+        let InstanceConfig { port, superuser, .. } = &*self.config;
+        crate::probe::read(&self.host(), *port, superuser, deadline).await
     }
 
     async fn probe_write(&self, deadline: Instant) -> Result<(), ProbeError> {
-        let InstanceConfig { probe_host, port, superuser, .. } = &*self.config;
-        crate::probe::write(probe_host, *port, superuser, deadline).await
+        let InstanceConfig { port, superuser, .. } = &*self.config;
+        crate::probe::write(&self.host(), *port, superuser, deadline).await
     }
 
     async fn initdb(&self, deadline: Instant) -> Result<ControlFile, ActionError> {
@@ -345,11 +360,42 @@ impl PostgresDriver for Instance {
     async fn clone_from(
         &self,
         upstream: &Upstream,
+        max_rate_kib: Option<u32>,
         progress: &(dyn Fn(u64, Option<u64>) + Send + Sync),
         deadline: Instant,
     ) -> Result<(), ActionError> {
         let attempt = Attempt::new(format!("clone from {}", upstream.node), deadline);
-        self.make_clone(upstream, progress, &attempt).await
+        self.make_clone(upstream, max_rate_kib, progress, &attempt).await
+    }
+
+    async fn reload(&self, deadline: Instant) -> Result<Reloaded, ActionError> {
+        self.reload_and_look(&Attempt::new("reload the configuration", deadline)).await
+    }
+
+    fn want(&self, conf: Option<ClusterConf>) {
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = conf.map(Arc::new);
+    }
+
+    async fn apply_cluster(
+        &self,
+        standby: bool,
+        deadline: Instant,
+    ) -> Result<ClusterApplied, ActionError> {
+        let attempt = Attempt::new("apply the cluster's configuration", deadline);
+        self.apply_wanted(standby, &attempt).await
+    }
+
+    fn condemn_cluster(&self) -> Result<bool, ActionError> {
+        let attempt = Attempt::new("fall back to an earlier configuration", Instant::now());
+        cluster_conf::condemn(&self.config, &self.layout).map_err(|why| attempt.refused(why))
+    }
+
+    async fn check_parameters(
+        &self,
+        values: &BTreeMap<String, String>,
+        deadline: Instant,
+    ) -> Result<BTreeMap<String, Verdict>, ActionError> {
+        self.check_values(values, &Attempt::new("check parameters", deadline)).await
     }
 
     async fn rewind(&self, upstream: &Upstream, deadline: Instant) -> Result<(), ActionError> {
@@ -419,10 +465,11 @@ impl PostgresDriver for Instance {
         &self,
         peers: &[NodeId],
         positions: &[(NodeId, Lsn)],
+        gone: &[NodeId],
         deadline: Instant,
     ) -> Result<Vec<NodeId>, ActionError> {
         let attempt = Attempt::new("keep replication slots", deadline);
-        self.mend_slots(peers, positions, &attempt).await
+        self.mend_slots(peers, positions, gone, &attempt).await
     }
 
     async fn set_synchronous(
@@ -523,8 +570,28 @@ impl PostgresDriver for Instance {
         self.config.margin
     }
 
+    async fn survey(&self, deadline: Instant) -> Result<Survey, ActionError> {
+        self.look_around(&Attempt::new("look at what runs on the server", deadline)).await
+    }
+
+    async fn checkup(&self, deadline: Instant) -> Result<Checkup, ProbeError> {
+        self.measure(deadline).await
+    }
+
+    async fn knock(&self, at: &Upstream, deadline: Instant) -> Vec<Knock> {
+        checkup::knock(&self.config.replication, at, deadline).await
+    }
+
+    fn logins(&self) -> Option<Logins> {
+        Some(self.own_logins())
+    }
+
     fn trouble(&self) -> Option<String> {
         self.runtime.trouble()
+    }
+
+    fn container_id(&self) -> Option<String> {
+        self.runtime.container_id()
     }
 
     async fn changed(&self) {

@@ -4,6 +4,7 @@
 //! the agent is compiled once, for one kind of driver, and nothing of this shows outside.
 
 use rustix::process::Signal;
+use tokio::time::Instant;
 
 use crate::attempt::Attempt;
 use crate::docker::DockerRuntime;
@@ -27,6 +28,15 @@ impl Runtime {
         match self {
             Self::Process(process) => process.files(),
             Self::Docker(docker) => docker.files(),
+        }
+    }
+
+    /// Returns whether names and published ports may be dead although the server is not: both are an
+    /// engine's doing.
+    pub(crate) fn is_network_in_doubt(&self) -> bool {
+        match self {
+            Self::Process(_) => false,
+            Self::Docker(docker) => docker.shared().is_engine_away(),
         }
     }
 
@@ -75,6 +85,15 @@ impl Runtime {
         match self {
             Self::Process(process) => process.end_orphans(attempt).await,
             Self::Docker(docker) => docker.shared().end_orphans(attempt).await,
+        }
+    }
+
+    /// Ends the tools of this agent before it goes.
+    pub(crate) async fn end_tools(&self, deadline: Instant) {
+        match self {
+            // Each dies with whoever waits for it.
+            Self::Process(_) => {}
+            Self::Docker(docker) => docker.shared().end_tools(deadline).await,
         }
     }
 
@@ -132,6 +151,14 @@ impl Runtime {
         match self {
             Self::Process(_) => None,
             Self::Docker(docker) => docker.trouble(),
+        }
+    }
+
+    /// Returns the id of the container that the guard runs in, if it runs in one.
+    pub(crate) fn container_id(&self) -> Option<String> {
+        match self {
+            Self::Process(_) => None,
+            Self::Docker(docker) => docker.container_id(),
         }
     }
 

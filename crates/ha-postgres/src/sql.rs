@@ -5,6 +5,7 @@ use std::time::Duration;
 use ha_core::clock::millis;
 use tokio::time::Instant;
 
+use crate::Secret;
 use crate::attempt::Attempt;
 use crate::driver::{ActionError, Effect, ProbeError};
 use crate::instance::Role;
@@ -13,7 +14,10 @@ use crate::wire::{Connection, Login, WireError};
 /// How our own sessions are named; sessions of standbys bear their node's name instead.
 pub(crate) const APPLICATION_NAME: &str = "haclt";
 
-/// Opens a session. `settings` are session settings beyond the statement timeout.
+/// `invalid_password`: also what a role is told that does not exist, or has none.
+pub(crate) const WRONG_PASSWORD: &str = "28P01";
+
+/// Opens a session, with the other password if one is refused. `settings` are session settings beyond the statement timeout.
 pub(crate) async fn open(
     host: &str,
     port: u16,
@@ -21,11 +25,35 @@ pub(crate) async fn open(
     settings: &[(&'static str, &str)],
     deadline: Instant,
 ) -> Result<Connection, WireError> {
+    let tried = role.password.preferred();
+    let refused = match open_with(host, port, role, &tried, settings, deadline).await {
+        Err(error) if error.code() == Some(WRONG_PASSWORD) => error,
+        answer => return answer,
+    };
+    // While the password is changed some servers know the old one, and some the new one; which of them comes first,
+    // and whether there are two, may have changed since.
+    let Some(other) = role.password.another(&tried) else { return Err(refused) };
+    let session = open_with(host, port, role, &other, settings, deadline).await?;
+    role.password.prefer(&other);
+    Ok(session)
+}
+
+/// Opens a session with one password and no other.
+pub(crate) async fn open_with(
+    host: &str,
+    port: u16,
+    role: &Role,
+    password: &Secret,
+    settings: &[(&'static str, &str)],
+    deadline: Instant,
+) -> Result<Connection, WireError> {
     let timeout = millis(deadline.saturating_duration_since(Instant::now())).max(1);
     let mut parameters = vec![("statement_timeout", timeout.to_string())];
     parameters.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
-    let (user, password) = (role.name.as_str(), &role.password);
-    Connection::open(&Login { host, port, user, password, parameters }, deadline).await
+    let user = role.name.as_str();
+    let database = "postgres";
+    let login = Login { host, port, user, password, database, md5: false, parameters };
+    Connection::open(&login, deadline).await
 }
 
 /// Sorts an error of a probe.

@@ -10,11 +10,13 @@
 //! replication protocol.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 
 use crate::Secret;
@@ -61,10 +63,14 @@ impl WireError {
 /// Where to connect, as whom, and with which settings.
 #[derive(Debug, Clone)]
 pub(crate) struct Login<'a> {
+    /// A name, an address, or the directory of a socket, which begins with a slash.
     pub(crate) host: &'a str,
     pub(crate) port: u16,
     pub(crate) user: &'a str,
     pub(crate) password: &'a Secret,
+    pub(crate) database: &'a str,
+    /// Whether an MD5 hash of the password may be sent, beside SCRAM.
+    pub(crate) md5: bool,
     /// Further parameters of the startup packet: `replication`, or any setting of the session.
     pub(crate) parameters: Vec<(&'static str, String)>,
 }
@@ -93,19 +99,68 @@ impl Row {
     }
 }
 
+/// Returns the socket of a server in a directory.
+///
+/// # Sources
+/// PostgreSQL manual, "Connections and Authentication", `unix_socket_directories`.
+pub(crate) fn socket(directory: &Path, port: u16) -> PathBuf {
+    directory.join(format!(".s.PGSQL.{port}"))
+}
+
+/// What a connection goes over.
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    async fn open(host: &str, port: u16) -> io::Result<Self> {
+        if host.starts_with('/') {
+            return Ok(Self::Unix(UnixStream::connect(socket(Path::new(host), port)).await?));
+        }
+        let stream = TcpStream::connect((host, port)).await?;
+        // Without this a small second message may wait 40 ms for the acknowledgement of the first.
+        stream.set_nodelay(true)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.write_all(bytes).await,
+            Self::Unix(stream) => stream.write_all(bytes).await,
+        }
+    }
+
+    async fn read_buf(&mut self, inbox: &mut Vec<u8>) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read_buf(inbox).await,
+            Self::Unix(stream) => stream.read_buf(inbox).await,
+        }
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+}
+
 /// A connection that is authenticated and ready for queries.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     inbox: Vec<u8>,
     during: &'static str,
+    /// Whether the server wanted a password.
+    asked: bool,
 }
 
 impl Connection {
     /// Opens a new connection.
     pub(crate) async fn open(login: &Login<'_>, deadline: Instant) -> Result<Self, WireError> {
-        let connecting = TcpStream::connect((login.host, login.port));
-        let stream = match timeout_at(deadline, connecting).await {
+        let stream = match timeout_at(deadline, Stream::open(login.host, login.port)).await {
             Err(_) => return Err(WireError::TimedOut("connecting")),
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 return Err(WireError::Refused);
@@ -113,13 +168,16 @@ impl Connection {
             Ok(Err(error)) => return Err(WireError::Lost(error.to_string())),
             Ok(Ok(stream)) => stream,
         };
-        // Without this a small second message may wait 40 ms for the acknowledgement of the first.
-        stream.set_nodelay(true).map_err(|error| WireError::Lost(error.to_string()))?;
-        let mut connection = Self { stream, inbox: Vec::new(), during: "connecting" };
+        let mut connection = Self { stream, inbox: Vec::new(), during: "connecting", asked: false };
         connection.send(&startup(login), deadline).await?;
-        connection.authenticate(login.password, deadline).await?;
+        connection.authenticate(login, deadline).await?;
         connection.collect(deadline).await?;
         Ok(connection)
+    }
+
+    /// Returns whether the server wanted a password before it let us in.
+    pub(crate) const fn asked(&self) -> bool {
+        self.asked
     }
 
     /// Runs statements and returns the rows of all of them, in order.
@@ -195,9 +253,10 @@ impl Connection {
 
     async fn authenticate(
         &mut self,
-        password: &Secret,
+        login: &Login<'_>,
         deadline: Instant,
     ) -> Result<(), WireError> {
+        let password = login.password;
         let protocol = |error: io::Error| WireError::Protocol(error.to_string());
         let mut scram: Option<ScramSha256> = None;
         loop {
@@ -205,7 +264,18 @@ impl Connection {
             match (kind, body.first_chunk::<4>().map(|code| i32::from_be_bytes(*code))) {
                 (b'E', _) => return Err(server_error(&body)),
                 (b'R', Some(0)) => return Ok(()),
+                (b'R', Some(5)) if login.md5 => {
+                    self.asked = true;
+                    let salt = body.get(4..).and_then(|salt| salt.first_chunk::<4>().copied());
+                    let salt = salt.ok_or_else(|| {
+                        WireError::Protocol("the salt of its MD5 is cut short".to_owned())
+                    })?;
+                    let (user, secret) = (login.user.as_bytes(), password.expose().as_bytes());
+                    let hash = md5_hash(user, secret, salt);
+                    self.send(&message(b'p', &terminated(&hash)), deadline).await?;
+                }
                 (b'R', Some(10)) => {
+                    self.asked = true;
                     let offered = String::from_utf8_lossy(body.get(4..).unwrap_or_default());
                     if !offered.split('\0').any(|mechanism| mechanism == SCRAM_SHA_256) {
                         return Err(WireError::Protocol("no SCRAM-SHA-256 offered".to_owned()));
@@ -269,7 +339,7 @@ fn startup(login: &Login<'_>) -> Vec<u8> {
     let mut body = PROTOCOL_3_0.to_be_bytes().to_vec();
     let fixed = [
         ("user", login.user),
-        ("database", "postgres"),
+        ("database", login.database),
         ("application_name", super::sql::APPLICATION_NAME),
         ("client_encoding", "UTF8"),
     ];

@@ -3,6 +3,7 @@
 //! | Module | Holds |
 //! |---|---|
 //! | [`registry`] | the front door: open a node, propose, confirm leadership, watch the state |
+//! | [`recovery`] | a group is made anew from the store of one survivor |
 //! | [`log_store`] | votes and log entries on disk, and how their loss is noticed |
 //! | [`state_machine`] | the applied [`ha_core::state::State`] and its snapshots |
 //! | [`transport`] | Raft's messages between nodes, as `ha.v1.Raft` |
@@ -17,6 +18,7 @@
 
 mod error_chain;
 pub mod log_store;
+pub mod recovery;
 pub mod registry;
 pub mod state_machine;
 pub mod store_dir;
@@ -27,6 +29,6 @@ pub use log_store::StoreError;
 
 pub use registry::{
     Applied, ConfirmError, Confirmed, Effect, InitializeError, Leadership, MemberInfo, OpenError,
-    ProposeError, RaftHandle, RaftSettings, RaftStatus, TransferError,
+    ProposeError, RaftHandle, RaftSettings, RaftStatus, ReplaceError, TransferError,
 };
-pub use transport::RaftService;
+pub use transport::{Cut, RaftService};

@@ -173,7 +173,7 @@ fn read_identity(path: &Path) -> Result<Identity, StoreError> {
 }
 
 /// Takes the lock, or says who has it.
-fn lock(path: &Path) -> Result<StoreLock, StoreError> {
+pub(crate) fn lock(path: &Path) -> Result<StoreLock, StoreError> {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -6,12 +6,26 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::client::AdminClient;
+use crate::commands::adopt::Adopt;
 use crate::commands::completions::Completions;
 use crate::commands::config::Config;
+use crate::commands::credentials::Credentials;
 use crate::commands::diverged::Diverged;
+use crate::commands::doctor::Doctor;
+use crate::commands::drill::Drill;
 use crate::commands::explain::Explain;
+use crate::commands::failover::Failover;
+use crate::commands::fence::{Fence, Unfence};
+use crate::commands::journal::{Events, History};
 use crate::commands::man::Man;
+use crate::commands::node::Node;
+use crate::commands::pause::{Pause, Resume};
+use crate::commands::recover::Recover;
+use crate::commands::remake::{Reclone, Rejoin, Reload};
+use crate::commands::restart::Restart;
 use crate::commands::status::Status;
+use crate::commands::support::SupportBundle;
+use crate::commands::switchover::Switchover;
 use crate::duration::parse_duration;
 use crate::endpoint::{DEFAULT_ENDPOINT, parse_endpoints};
 use crate::{CliError, ExitCode, Streams};
@@ -21,7 +35,7 @@ pub(crate) const CONNECTION: &str = "Connection";
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a rule, 4 outcome unknown
 
-At 3 a.m.: `haclt status` says what is wrong, `haclt explain` says why.";
+At 3 a.m.: `haclt status` says what is wrong, `haclt explain` says why, `haclt doctor` what to mend.";
 
 const AFTER_LONG_HELP: &str = "\
 Exit codes:
@@ -33,7 +47,7 @@ Exit codes:
 
 Data goes to standard output, all else to standard error.
 
-At 3 a.m.: `haclt status` says what is wrong, `haclt explain` says why.";
+At 3 a.m.: `haclt status` says what is wrong, `haclt explain` says why, `haclt doctor` what to mend.";
 
 /// Watch over a PostgreSQL cluster: what state it is in, and why
 ///
@@ -92,8 +106,27 @@ struct Connect {
 enum Command {
     Status(Status),
     Explain(Explain),
+    Doctor(Doctor),
+    Switchover(Switchover),
+    Drill(Drill),
+    Restart(Restart),
+    Failover(Failover),
+    Pause(Pause),
+    Resume(Resume),
+    Fence(Fence),
+    Unfence(Unfence),
+    Reclone(Reclone),
+    Rejoin(Rejoin),
+    Reload(Reload),
+    Node(Node),
+    Events(Events),
+    History(History),
     Config(Config),
+    Credentials(Credentials),
     Diverged(Diverged),
+    SupportBundle(SupportBundle),
+    Adopt(Adopt),
+    Recover(Recover),
     Completions(Completions),
     Man(Man),
 }
@@ -114,14 +147,84 @@ impl Cli {
                 let mut client = connect.client()?;
                 block_on(explain.run(&mut client, streams))
             }
+            Command::Doctor(doctor) => {
+                let mut client = connect.client()?;
+                block_on(doctor.run(&mut client, streams))
+            }
+            Command::Switchover(switchover) => {
+                let mut client = connect.client()?;
+                block_on(switchover.run(&mut client, streams))
+            }
+            Command::Drill(drill) => {
+                let mut client = connect.client()?;
+                block_on(drill.run(&mut client, streams))
+            }
+            Command::Restart(restart) => {
+                let mut client = connect.client()?;
+                block_on(restart.run(&mut client, streams))
+            }
+            Command::Failover(failover) => {
+                let mut client = connect.client()?;
+                block_on(failover.run(&mut client, streams))
+            }
+            Command::Pause(pause) => {
+                let mut client = connect.client()?;
+                block_on(pause.run(&mut client, streams))
+            }
+            Command::Resume(resume) => {
+                let mut client = connect.client()?;
+                block_on(resume.run(&mut client, streams))
+            }
+            Command::Fence(fence) => {
+                let mut client = connect.client()?;
+                block_on(fence.run(&mut client, streams))
+            }
+            Command::Unfence(unfence) => {
+                let mut client = connect.client()?;
+                block_on(unfence.run(&mut client, streams))
+            }
+            Command::Reclone(reclone) => {
+                let mut client = connect.client()?;
+                block_on(reclone.run(&mut client, streams))
+            }
+            Command::Rejoin(rejoin) => {
+                let mut client = connect.client()?;
+                block_on(rejoin.run(&mut client, streams))
+            }
+            Command::Reload(reload) => {
+                let mut client = connect.client()?;
+                block_on(reload.run(&mut client, streams))
+            }
+            Command::Node(node) => {
+                let mut client = connect.client()?;
+                block_on(node.run(&mut client, streams))
+            }
+            Command::Events(events) => {
+                let mut client = connect.client()?;
+                block_on(events.run(&mut client, streams))
+            }
+            Command::History(history) => {
+                let mut client = connect.client()?;
+                block_on(history.run(&mut client, streams))
+            }
             Command::Config(config) => {
                 let mut client = connect.client()?;
                 block_on(config.run(&mut client, streams))
+            }
+            Command::Credentials(credentials) => {
+                let mut client = connect.client()?;
+                block_on(credentials.run(&mut client, streams))
             }
             Command::Diverged(diverged) => {
                 let mut client = connect.client()?;
                 block_on(diverged.run(&mut client, streams))
             }
+            Command::SupportBundle(bundle) => {
+                let mut client = connect.client()?;
+                block_on(bundle.run(&mut client, streams))
+            }
+            Command::Adopt(adopt) => adopt.run(streams),
+            Command::Recover(recover) => recover.run(streams),
             Command::Completions(completions) => completions.run(streams),
             Command::Man(man) => man.run(streams),
         }

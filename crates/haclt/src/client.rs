@@ -15,10 +15,17 @@ use crate::reply::{ClusterStatus, Explanation};
 
 mod calls;
 mod change;
+mod drill;
 mod failure;
+mod orders;
+mod support;
 
+pub use crate::client::calls::SwitchoverOrder;
 pub use crate::client::change::Change;
+pub use crate::client::drill::DrillWish;
 pub use crate::client::failure::{Failure, FailureReason};
+pub use crate::client::orders::Remake;
+pub use crate::client::support::{NodeFile, NodeFiles};
 
 /// How long one endpoint may take to accept a connection: a machine that is gone answers nothing.
 const CONNECT: Duration = Duration::from_millis(700);

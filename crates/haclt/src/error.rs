@@ -73,6 +73,111 @@ pub enum CliError {
         /// What is in force, and what is still awaited.
         awaited: Option<String>,
     },
+    /// A switchover was not begun.
+    #[error("could not switch over: {why}")]
+    SwitchoverRefused {
+        /// What speaks against it.
+        why: String,
+    },
+    /// A switchover was broken off before the role was handed over.
+    #[error("could not switch over, {from} is still primary: {why}")]
+    NotSwitched {
+        /// The primary, as before.
+        from: NodeId,
+        /// What went wrong.
+        why: String,
+    },
+    /// A switchover failed after the old primary was stopped for good.
+    #[error("could not switch over in order: {why}; {} is primary", .primary.as_ref().map_or("nobody", |p| p.as_str()))]
+    SwitchedElsewhere {
+        /// What went wrong.
+        why: String,
+        /// Who holds the lease now.
+        primary: Option<NodeId>,
+    },
+    /// A drill was not begun.
+    #[error("could not begin the drill: {why}")]
+    DrillRefused {
+        /// What speaks against it.
+        why: String,
+    },
+    /// A drill cuts clients off, and there is nobody to ask whether that is meant.
+    #[error(
+        "a drill cuts clients off, and without a terminal nobody can be asked whether it is meant"
+    )]
+    NobodyAgreed,
+    /// A drill was broken off before its fault.
+    #[error("the drill was not done: {why}")]
+    DrillNotDone {
+        /// What went wrong.
+        why: String,
+    },
+    /// Whoever ordered a drill interrupted this program.
+    #[error("interrupted: the measuring of the {what} ends, and its fault ends by itself")]
+    DrillLeft {
+        /// What is rehearsed.
+        what: String,
+    },
+    /// A drill could not be seen to its end.
+    #[error("could not see the {what} to its end: {why}")]
+    DrillBroken {
+        /// What is rehearsed.
+        what: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// A drill cost data.
+    #[error("{lost} of {acknowledged} acknowledged writes are lost")]
+    DrillLost {
+        /// How many are not there.
+        lost: u64,
+        /// Of how many.
+        acknowledged: u64,
+    },
+    /// After a drill something is not as it was.
+    #[error("the drill is over, and this is still awaited: {awaited}")]
+    DrillUnwell {
+        /// What.
+        awaited: String,
+    },
+    /// A picture could not be written.
+    #[error("could not write {}", .path.display())]
+    Picture {
+        /// Where.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// A failover was not begun.
+    #[error("could not fail over: {why}")]
+    FailoverRefused {
+        /// What speaks against it.
+        why: String,
+    },
+    /// A restart was not begun.
+    #[error("could not restart {node}: {why}")]
+    RestartRefused {
+        /// The node.
+        node: NodeId,
+        /// What speaks against it.
+        why: String,
+    },
+    /// A restart went wrong.
+    #[error("could not restart {node}: {why}")]
+    NotRestarted {
+        /// The node.
+        node: NodeId,
+        /// What went wrong.
+        why: String,
+    },
+    /// An operation was taken, and did not end in time.
+    #[error("could not see it end within {} s: {awaited}", .waited.as_secs_f64())]
+    NotEnded {
+        /// How long we waited.
+        waited: Duration,
+        /// What is awaited.
+        awaited: String,
+    },
     /// There is no such key in the replicated configuration.
     #[error("unknown key {key:?}: {}", expected(.known))]
     UnknownKey {
@@ -80,6 +185,22 @@ pub enum CliError {
         key: String,
         /// The keys there are.
         known: Vec<String>,
+    },
+    /// What a user has written in a file is no configuration.
+    #[error("cannot read {what}: {}", .faults.join("; "))]
+    BadLines {
+        /// Where it stands.
+        what: String,
+        /// What is wrong, with the numbers of the lines.
+        faults: Vec<String>,
+    },
+    /// The editor could not be run, or ended with an error.
+    #[error("could not edit with {program}: {why}")]
+    Editor {
+        /// As the environment names it.
+        program: String,
+        /// Why not.
+        why: String,
     },
     /// The node that keeps diverged WAL could not be asked about it.
     #[error("could not ask node {node} what is in diverged WAL {id}")]
@@ -124,6 +245,28 @@ pub enum CliError {
         /// What went wrong.
         source: io::Error,
     },
+    /// The agent's program, which takes over databases, could not be run.
+    #[error("could not run {}", .program.display())]
+    Agent {
+        /// What was to be run.
+        program: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// There is a file already where a bundle was to be written.
+    #[error("cannot write bundle {}: there is such a file", .path.display())]
+    BundleExists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A bundle could not be written, or read.
+    #[error("could not use bundle {}", .path.display())]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
     /// The machinery for requests could not be started.
     #[error("could not start")]
     Start(#[source] io::Error),
@@ -137,16 +280,38 @@ impl CliError {
             Self::Endpoints(_)
             | Self::Rejected { .. }
             | Self::UnknownKey { .. }
+            | Self::BadLines { .. }
+            | Self::NobodyAgreed
             | Self::NobodyToAsk => ExitCode::Usage,
-            Self::Refused { .. } | Self::OtherCluster { .. } => ExitCode::Refused,
-            Self::OutcomeUnknown { .. } | Self::NotYet { .. } => ExitCode::Unknown,
+            Self::Refused { .. }
+            | Self::OtherCluster { .. }
+            | Self::SwitchoverRefused { .. }
+            | Self::FailoverRefused { .. }
+            | Self::DrillRefused { .. }
+            | Self::RestartRefused { .. } => ExitCode::Refused,
+            Self::OutcomeUnknown { .. }
+            | Self::NotYet { .. }
+            | Self::NotEnded { .. }
+            | Self::DrillLeft { .. }
+            | Self::DrillBroken { .. }
+            | Self::DrillUnwell { .. }
+            | Self::SwitchedElsewhere { .. } => ExitCode::Unknown,
             Self::NoAnswer { .. }
             | Self::NotFound { .. }
+            | Self::DrillNotDone { .. }
+            | Self::DrillLost { .. }
+            | Self::Picture { .. }
+            | Self::NotSwitched { .. }
+            | Self::NotRestarted { .. }
             | Self::KeeperSilent { .. }
+            | Self::Editor { .. }
             | Self::NotConfirmed { .. }
             | Self::Input(_)
             | Self::Output(_)
             | Self::ManPages { .. }
+            | Self::Agent { .. }
+            | Self::BundleExists { .. }
+            | Self::Bundle { .. }
             | Self::Start(_) => ExitCode::Failed,
         }
     }
@@ -168,13 +333,33 @@ impl CliError {
             | Self::NoAnswer { .. }
             | Self::OutcomeUnknown { .. }
             | Self::NotYet { .. }
+            | Self::SwitchoverRefused { .. }
+            | Self::NotSwitched { .. }
+            | Self::SwitchedElsewhere { .. }
+            | Self::FailoverRefused { .. }
+            | Self::RestartRefused { .. }
+            | Self::NotRestarted { .. }
+            | Self::NotEnded { .. }
+            | Self::DrillRefused { .. }
+            | Self::NobodyAgreed
+            | Self::DrillNotDone { .. }
+            | Self::DrillLeft { .. }
+            | Self::DrillBroken { .. }
+            | Self::DrillLost { .. }
+            | Self::DrillUnwell { .. }
+            | Self::Picture { .. }
             | Self::UnknownKey { .. }
+            | Self::BadLines { .. }
+            | Self::Editor { .. }
             | Self::KeeperSilent { .. }
             | Self::NobodyToAsk
             | Self::NotConfirmed { .. }
             | Self::Input(_)
             | Self::Output(_)
             | Self::ManPages { .. }
+            | Self::Agent { .. }
+            | Self::BundleExists { .. }
+            | Self::Bundle { .. }
             | Self::Start(_)) => other.to_string(),
         }
     }
@@ -206,21 +391,70 @@ impl CliError {
                 "The change goes on by itself: `haclt config show` says when it is in force, \
                  `haclt explain` what is awaited.",
             ),
+            Self::SwitchoverRefused { .. } => {
+                Some("`haclt switchover --dry-run` shows all that speaks against it.")
+            }
+            Self::FailoverRefused { .. } => {
+                Some("`haclt failover --dry-run` shows who would win, and why others would not.")
+            }
+            Self::NotSwitched { .. } => {
+                Some("Clients were cut off if a step `stop` is shown above; nothing else changed.")
+            }
+            Self::SwitchedElsewhere { .. } => Some(
+                "No acknowledged commit is lost: `haclt status` shows who is primary, `haclt \
+                 explain` why.",
+            ),
+            Self::NotEnded { .. } => {
+                Some("If it was taken it goes on by itself: `haclt status` shows who is primary.")
+            }
+            Self::NotRestarted { .. } => {
+                Some("`haclt status` shows how the node is, `haclt explain` what it waits for.")
+            }
             Self::KeeperSilent { .. } => {
                 Some("Try again once `haclt status` shows that the node is reachable.")
             }
-            Self::NobodyToAsk => Some("If it is meant, say so with `--yes`."),
+            Self::Editor { .. } => {
+                Some("Nothing was changed. `VISUAL` or `EDITOR` says which editor is used.")
+            }
+            Self::BadLines { .. } => {
+                Some("Nothing was changed. Each line is `key = value`, or begins with `#`.")
+            }
+            Self::DrillRefused { .. } => Some(
+                "`haclt drill --dry-run` shows what would happen, and all that speaks against it.",
+            ),
+            Self::DrillLeft { .. } | Self::DrillBroken { .. } => Some(
+                "The agents clear away behind it: `haclt events` shows its end, `haclt status` how the \
+                 cluster is.",
+            ),
+            Self::DrillUnwell { .. } => Some(
+                "`haclt status` shows how the cluster is, `haclt explain` what each node waits for.",
+            ),
+            Self::DrillLost { .. } => Some(
+                "In the durability modes quorum and strict-standby that must not be: keep the logs of the \
+                 agents, and report it.",
+            ),
+            Self::NobodyAgreed | Self::NobodyToAsk => Some("If it is meant, say so with `--yes`."),
             Self::NotConfirmed { .. } => {
                 Some("Nothing was changed. Check `--endpoint` and `HACLT_ENDPOINTS`.")
             }
             Self::Rejected { .. }
             | Self::Refused { .. }
             | Self::NotFound { .. }
+            | Self::RestartRefused { .. }
+            | Self::DrillNotDone { .. }
+            | Self::Picture { .. }
             | Self::UnknownKey { .. }
             | Self::Input(_)
             | Self::Output(_)
             | Self::ManPages { .. }
+            | Self::Bundle { .. }
             | Self::Start(_) => None,
+            Self::BundleExists { .. } => {
+                Some("Name another one with `--output`, or say `--force` to replace it.")
+            }
+            Self::Agent { .. } => {
+                Some("Run it where the agent is installed, in its container if it has one.")
+            }
         }
     }
 }

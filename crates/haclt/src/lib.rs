@@ -8,6 +8,8 @@ use std::io::{self, Write};
 
 use clap::Parser as _;
 
+mod asker;
+pub mod bundle;
 pub mod cli;
 pub mod client;
 pub mod commands;
@@ -16,6 +18,7 @@ pub mod duration;
 pub mod endpoint;
 mod error;
 pub mod exit;
+pub mod moment;
 pub mod render;
 pub mod reply;
 

@@ -8,9 +8,19 @@ use ha_core::{Epoch, Lsn, NodeId, TimelineId};
 use ha_proto::v1;
 
 pub mod config;
+pub mod credentials;
 pub mod diverged;
+pub mod doctor;
+pub mod drill;
+pub mod failover;
+pub mod journal;
+pub mod nodes;
+pub mod order;
+pub mod restart;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod schedule;
+pub mod switchover;
 
 /// A reply that makes no sense, from another version perhaps.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! `bench`: how long writes are gone after each fault, what is lost, what idling costs.
 
+mod containers;
 mod faults;
 mod floor;
 mod idle;
@@ -11,6 +12,7 @@ mod soak;
 mod stall;
 mod stats;
 mod stop;
+mod subject;
 mod supervisor;
 mod throughput;
 mod world;
@@ -26,10 +28,12 @@ use crate::cluster::Mode;
 use crate::exec;
 use crate::failure::{Failure, Outcome};
 use crate::{data, note, paths};
+use containers::Containers;
 use faults::Fault;
 use report::Report;
 use rig::Rig;
 use sequences::Sequence;
+use subject::{Driver, Subject};
 use writer::Journal;
 
 /// What the measurements of the WAL quorum leave out.
@@ -83,6 +87,9 @@ pub(crate) struct Options {
     /// What clients of the cluster are promised
     #[arg(long, value_enum, default_value_t = Mode::Quorum)]
     mode: Mode,
+    /// How the cluster is run; containers have no floor and no measurements of the WAL quorum
+    #[arg(long, value_enum, default_value_t = Driver::Process)]
+    driver: Driver,
     #[command(flatten)]
     quorum: Quorum,
     /// Only keep every core and the database busy for so long, and count failovers
@@ -92,6 +99,7 @@ pub(crate) struct Options {
 
 /// Measures and writes the results.
 pub(crate) fn bench(options: &Options) -> Outcome<()> {
+    options.refuse()?;
     stop::listen();
     let out = match &options.out {
         Some(folder) => folder.clone(),
@@ -101,8 +109,11 @@ pub(crate) fn bench(options: &Options) -> Outcome<()> {
     let reuse = options.no_build || options.floor_only;
     let programs = if reuse { Programs::built()? } else { Programs::build()? };
     let guard_bytes = binaries::size(&programs.guard).unwrap_or(0);
-    let mut report = Report { guard_bytes, ..Report::default() };
-    let outcome = measure(options, programs, &below, &out, &mut report);
+    let mut report = Report { guard_bytes, driver: options.driver, ..Report::default() };
+    let outcome = match options.driver {
+        Driver::Process => measure(options, programs, &below, &out, &mut report),
+        Driver::Compose => measure_containers(options, &programs, &out, &mut report),
+    };
     report.ended_early = outcome.as_ref().err().map(ToString::to_string);
     report::write(&report, &out)?;
     data!("{}", report.markdown());
@@ -120,8 +131,7 @@ fn measure(
 ) -> Outcome<()> {
     let mut rig = Rig::create(programs, below, options.mode)?;
     report.durability = Some(options.mode);
-    report.machine = report::machine(&rig.postgres, rig.folder());
-    let faults = options.faults.clone().unwrap_or_else(|| Fault::ALL.to_vec());
+    report.machine = report::machine(&rig.postgres.version, rig.folder());
     if !options.no_floor && options.soak.is_none() && !options.quorum.is_wanted() {
         let Rig { world, postgres, account, .. } = &rig;
         report.floor = floor::measure(world, postgres, account, rig.folder(), options.runs)?;
@@ -129,19 +139,14 @@ fn measure(
     if options.floor_only {
         return Ok(());
     }
-    let outcome = with_cluster(options, &mut rig, &faults, report);
+    let outcome = with_cluster(options, &mut rig, report);
     rig.stop();
     rig.keep_logs(out)?;
     note!("logs of agents and servers are in {}", out.join("logs").display());
     outcome
 }
 
-fn with_cluster(
-    options: &Options,
-    rig: &mut Rig,
-    faults: &[Fault],
-    report: &mut Report,
-) -> Outcome<()> {
+fn with_cluster(options: &Options, rig: &mut Rig, report: &mut Report) -> Outcome<()> {
     note!("starting a cluster on three hosts of its own");
     let took = rig.start()?;
     report.start_seconds = Some(took.as_secs_f64());
@@ -157,14 +162,47 @@ fn with_cluster(
         report.soak = Some(soak::soak(rig, &journal, time)?);
         return Ok(());
     }
+    every_fault(options, rig, &journal, report)
+}
+
+/// Measures the same on containers.
+fn measure_containers(
+    options: &Options,
+    programs: &Programs,
+    out: &Path,
+    report: &mut Report,
+) -> Outcome<()> {
+    report.durability = Some(options.mode);
+    note!("making the agent's image");
+    let mut containers = Containers::create(programs)?;
+    note!("starting a cluster in containers");
+    let outcome = containers.start().and_then(|took| {
+        report.start_seconds = Some(took.as_secs_f64());
+        report.ttl = containers.status()?.ttl;
+        report.machine = report::machine(&containers.version()?, &Containers::folder()?);
+        note!("healthy after {:.1} s", took.as_secs_f64());
+        every_fault(options, &mut containers, &Journal::new(), report)
+    });
+    containers.keep_logs(out)?;
+    note!("logs of agents and guards are in {}", out.join("logs").display());
+    outcome
+}
+
+/// Watches the idle cluster, then does each fault to it.
+fn every_fault(
+    options: &Options,
+    subject: &mut impl Subject,
+    journal: &Arc<Journal>,
+    report: &mut Report,
+) -> Outcome<()> {
     if options.idle > 0 {
         note!("watching the idle cluster for {} s", options.idle);
         report.idle_seconds = options.idle;
-        report.idle = idle::measure(rig, Duration::from_secs(options.idle))?;
+        report.idle = idle::measure(subject, Duration::from_secs(options.idle))?;
     }
-    for &fault in faults {
+    for fault in options.faults.clone().unwrap_or_else(|| Fault::ALL.to_vec()) {
         for number in 1..=options.runs {
-            let run = run::run(rig, &journal, fault, number, report.ttl)?;
+            let run = run::run(subject, journal, fault, number, report.ttl)?;
             note!(
                 "{} {number}/{}: {} → {}, gap {:.0} ms, lost {} + {}, margin {} ms, streams again \
                  after {:.0} ms, epoch {} → {}",
@@ -226,6 +264,24 @@ fn quorum(
         throughput::measure(rig, options.runs, |round| report.throughput.push(round))?;
     }
     Ok(())
+}
+
+impl Options {
+    /// Fails if something is asked for that containers do not have.
+    fn refuse(&self) -> Outcome<()> {
+        let asked = [
+            (self.quorum.is_wanted(), "the WAL quorum"),
+            (self.soak.is_some(), "a soak"),
+            (self.floor_only, "the floor"),
+            (self.mode != Mode::Quorum, "another durability than quorum"),
+            (self.dir.is_some(), "another directory"),
+        ];
+        let asked = asked.into_iter().find(|(asked, _)| *asked && self.driver == Driver::Compose);
+        asked.map_or(Ok(()), |(_, what)| {
+            Err(Failure::new(format!("cannot measure {what} in containers"))
+                .hint("Use MODE=process, or leave it out."))
+        })
+    }
 }
 
 impl Quorum {

@@ -2,10 +2,8 @@
 
 use std::fs;
 
-use ha_proto::v1::ProposeRequest;
-use ha_proto::v1::agent_client::AgentClient;
 use ha_tests::mount::SmallDisk;
-use ha_tests::{Plan, eventually, logs, node, scenario, status, within};
+use ha_tests::{Plan, admin, eventually, logs, node, scenario, status, within};
 
 use super::FAILOVER;
 
@@ -104,17 +102,6 @@ fn a_full_disk_does_not_move_the_primary_to_an_equally_full_node() {
     });
 }
 
-/// Hands a command to an agent; only the Raft leader takes it.
-async fn propose(address: &str, command: &[u8]) {
-    let mut agent = AgentClient::new(status::channel(address));
-    let request = ProposeRequest {
-        cluster: "orders".to_owned(),
-        from: "n1".to_owned(),
-        command: command.to_vec(),
-    };
-    drop(tokio::time::timeout(within(2), agent.propose(request)).await);
-}
-
 #[test]
 fn a_full_disk_under_the_raft_store_ends_that_agent_with_its_name_and_the_cluster_goes_on() {
     let plan = Plan::within(150).announces(&FAILOVER);
@@ -124,6 +111,7 @@ fn a_full_disk_under_the_raft_store_ends_that_agent_with_its_name_and_the_cluste
         "the Raft store has failed",
         "sled::pagecache",
         "openraft::core::heartbeat",
+        "failed to send RaftMsg to RaftCore",
     ]);
     scenario(plan, async |c| {
         let small = c.node("n3").dir.join("small");
@@ -142,7 +130,7 @@ fn a_full_disk_under_the_raft_store_ends_that_agent_with_its_name_and_the_cluste
             format!(r#"{{"found":{{"cluster":"{cluster}","cluster_id":1,"nodes":{{}}}}}}"#);
         for _ in 0..400 {
             for node in [&primary, &standby, &"n3".to_owned()] {
-                propose(&c.node(node).grpc(), command.as_bytes()).await;
+                admin::propose(&c.node(node).grpc(), "orders", command.as_bytes()).await;
             }
             if !c.node_mut("n3").agent_runs() {
                 break;

@@ -1,5 +1,6 @@
 //! Clusters with real Postgres, each on addresses and in directories of its own.
 
+mod adopt;
 mod bootstrap;
 mod crashes;
 mod damage;

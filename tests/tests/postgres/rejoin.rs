@@ -19,7 +19,9 @@ async fn diverge(c: &mut Cluster, rows: u32) -> (String, String) {
     let lonely =
         format!("insert into writes select 1000 + g, 'lost' from generate_series(1, {rows}) g");
     c.node(&old).sql(&lonely).await.expect("async: the primary acknowledges alone");
-    // The witness must have led before, so that a majority survives the primary's node.
+    // The witness must have led before, so that a majority survives the primary's node, and must have heard how
+    // far that got: otherwise nobody knows what would be lost, and nobody is elected.
+    c.heard_by(&c.witness(), within(20)).await;
     c.node_mut(&old).kill_everything();
     c.node_mut(&new).start();
     c.primary_is(&new, within(40)).await;

@@ -2,17 +2,30 @@
 //! lost, whatever fails.
 
 mod accidents;
+mod config;
+mod credentials;
 mod diverged;
+mod docs;
+mod doctor;
+mod drill;
 mod election;
 mod first_start;
+mod hooks;
 mod interruptions;
+mod killed_orders;
+mod membership;
 mod modes;
+mod operations;
+mod pgbouncer;
+mod recovery;
 mod rejoin;
 mod restart;
 mod sequences;
 mod shapes;
 mod slots;
 mod stalls;
+mod support;
+mod switchover;
 mod tools;
 
 /// What a failover without the old primary's help writes, and what is said of receivers that come and

@@ -1,45 +1,22 @@
 //! The replicated configuration, as operators see and change it.
 
-use std::sync::Arc;
-use std::time::Duration;
+mod change;
+mod check;
+mod durability;
+mod view;
 
-use ha_core::policy::Durability;
-use ha_core::state::{Command, Outcome, State};
+pub(super) use change::{change, set};
+pub(super) use check::check;
+pub(super) use view::{history, show};
+
+use ha_core::state::State;
 use ha_postgres::driver::PostgresDriver;
-use ha_proto::v1::{ConfigItem, ConfigSetReply, ConfigSetRequest, ConfigShowReply};
-use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use crate::agent::{Agent, SubmitError};
-use crate::quorum_keeper::shown;
+use crate::agent::Agent;
 
 /// The key of the durability mode.
 const DURABILITY: &str = "durability.mode";
-/// How long recording a change may take.
-const SUBMIT_LIMIT: Duration = Duration::from_secs(5);
-/// How long a call may wait for a change to be in force.
-const WAIT_MAX: Duration = Duration::from_secs(3600);
-
-/// Returns the configuration.
-///
-/// # Errors
-/// `FailedPrecondition` while there is no cluster.
-pub(super) fn show<D: PostgresDriver>(agent: &Agent<D>) -> Result<ConfigShowReply, Status> {
-    let state = founded(agent)?;
-    let in_force = state.recorded.as_ref().map_or(state.durability, |recorded| recorded.mode);
-    let changing = if in_force == state.durability { String::new() } else { in_force.to_string() };
-    Ok(ConfigShowReply {
-        version: state.config_version,
-        items: vec![ConfigItem {
-            key: DURABILITY.to_owned(),
-            value: state.durability.to_string(),
-            in_force: changing,
-            about:
-                "who must have a commit before its client is told: quorum | strict-standby | async"
-                    .to_owned(),
-        }],
-    })
-}
 
 fn founded<D: PostgresDriver>(agent: &Agent<D>) -> Result<State, Status> {
     let state = agent.state();
@@ -47,103 +24,5 @@ fn founded<D: PostgresDriver>(agent: &Agent<D>) -> Result<State, Status> {
         Ok(state)
     } else {
         Err(Status::failed_precondition("the cluster is not founded yet"))
-    }
-}
-
-/// Changes one key, and waits until the change is in force if it is asked to.
-///
-/// # Errors
-/// `InvalidArgument` for a key or value that is none, `FailedPrecondition` if a rule refuses,
-/// `Aborted` if somebody else changed the configuration at the same moment, `Unavailable` if it could
-/// not be recorded.
-pub(super) async fn set<D: PostgresDriver>(
-    agent: &Arc<Agent<D>>,
-    request: &ConfigSetRequest,
-) -> Result<ConfigSetReply, Status> {
-    if request.key != DURABILITY {
-        return Err(Status::invalid_argument(format!(
-            "unknown key {:?}: known is {DURABILITY}",
-            request.key
-        )));
-    }
-    let wanted: Durability = request
-        .value
-        .parse()
-        .map_err(|error| Status::invalid_argument(format!("{DURABILITY}: {error}")))?;
-    let before = founded(agent)?;
-    let unchanged = before.durability == wanted;
-    if !unchanged {
-        record(agent, &before, wanted).await?;
-    }
-    let limit = Duration::from_millis(request.wait_ms).min(WAIT_MAX);
-    let until = Instant::now() + if request.wait { limit } else { Duration::ZERO };
-    let done = await_in_force(agent, wanted, until).await;
-    let state = agent.state();
-    let outcome = match (done, unchanged) {
-        (true, true) => "unchanged",
-        (true, false) => "done",
-        (false, _) => "accepted",
-    };
-    Ok(ConfigSetReply {
-        outcome: outcome.to_owned(),
-        detail: detail(&state, wanted, done),
-        before: before.durability.to_string(),
-        version: state.config_version,
-    })
-}
-
-async fn record<D: PostgresDriver>(
-    agent: &Arc<Agent<D>>,
-    before: &State,
-    durability: Durability,
-) -> Result<(), Status> {
-    let command = Command::SetDurability { version: before.config_version, durability };
-    match agent.submit(command, SUBMIT_LIMIT).await {
-        Ok(Outcome::Applied) => {}
-        // The first answer was lost, and it was sent again.
-        Ok(Outcome::Refused(_)) if agent.state().durability == durability => {}
-        Ok(Outcome::Refused(why @ ha_core::state::Refused::StaleVersion { .. })) => {
-            return Err(Status::aborted(format!("somebody else changed the configuration: {why}")));
-        }
-        Ok(Outcome::Refused(why)) => return Err(Status::failed_precondition(why.to_string())),
-        Err(SubmitError::NotTaken(why)) => return Err(Status::unavailable(why)),
-        Err(SubmitError::Unknown(why)) => return Err(Status::deadline_exceeded(why)),
-    }
-    // This node shall know it before it answers.
-    let mut state = agent.raft.state();
-    let applied = state.wait_for(|now| now.state.config_version > before.config_version);
-    drop(timeout_at(Instant::now() + SUBMIT_LIMIT, applied).await);
-    Ok(())
-}
-
-/// Waits until elections and the primary's server go by a quorum of that mode. Returns whether they do.
-async fn await_in_force<D: PostgresDriver>(
-    agent: &Arc<Agent<D>>,
-    wanted: Durability,
-    until: Instant,
-) -> bool {
-    let mut state = agent.raft.state();
-    let in_force = state.wait_for(|now| is_in_force(&now.state, wanted));
-    matches!(timeout_at(until, in_force).await, Ok(Ok(_)))
-}
-
-fn is_in_force(state: &State, wanted: Durability) -> bool {
-    let Some(recorded) = &state.recorded else { return false };
-    let wide = wanted != Durability::StrictStandby
-        || recorded.quorum == state.quorum_for(&recorded.primary, |_| true);
-    recorded.mode == wanted && state.durability == wanted && wide
-}
-
-fn detail(state: &State, wanted: Durability, done: bool) -> String {
-    let Some(recorded) = &state.recorded else {
-        return format!("{wanted} will be in force with the first primary");
-    };
-    let now = format!("in force is {}: {}", recorded.mode, shown(&recorded.quorum));
-    if done {
-        return now;
-    }
-    match state.lease.holder() {
-        None => format!("{now}; the change waits for a primary"),
-        Some(holder) => format!("{now}; node {holder} changes it once enough nodes have caught up"),
     }
 }

@@ -6,7 +6,7 @@ use ha_core::{Lsn, NodeId};
 use ha_postgres::driver::PostgresDriver;
 use ha_proto::v1::{QuorumReport, WalQuorumStatus};
 
-use super::Picture;
+use super::picture::Picture;
 use crate::agent::Agent;
 use crate::quorum_keeper::shown;
 

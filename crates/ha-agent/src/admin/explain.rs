@@ -9,7 +9,7 @@ use ha_core::{NodeId, WalPosition};
 use ha_postgres::driver::PostgresDriver;
 use ha_proto::v1::{ExplainReply, IfPrimaryDied, NodeExplanation};
 
-use super::Picture;
+use super::picture::Picture;
 use crate::agent::{Agent, lock};
 use crate::granter;
 use crate::report;

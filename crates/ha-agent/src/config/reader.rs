@@ -131,6 +131,12 @@ impl Reader {
         list
     }
 
+    /// Returns the keys below a table, in order; takes none.
+    pub(super) fn keys(&self, prefix: &str) -> Vec<String> {
+        let dotted = format!("{prefix}.");
+        self.values.keys().filter_map(|key| key.strip_prefix(&dotted)).map(str::to_owned).collect()
+    }
+
     /// Takes every key of a table, in order.
     pub(super) fn table(&mut self, prefix: &str) -> BTreeMap<String, Value> {
         let dotted = format!("{prefix}.");
@@ -142,6 +148,24 @@ impl Reader {
                 Some((key.trim_start_matches(&dotted).to_owned(), value))
             })
             .collect()
+    }
+
+    /// Takes a list of tables, such as `[[pgbouncer]]`: one reader each.
+    pub(super) fn list(&mut self, key: &str) -> Vec<Self> {
+        let Some(value) = self.values.remove(key) else { return Vec::new() };
+        let tables = value.as_array().and_then(|items| {
+            items.iter().map(|item| item.as_table().cloned()).collect::<Option<Vec<_>>>()
+        });
+        if tables.is_none() {
+            self.fault(format!("{key}: expected sections [[{key}]], found {value}"));
+        }
+        tables.unwrap_or_default().into_iter().map(Self::new).collect()
+    }
+
+    /// Takes over the faults of a table of a list, unknown keys included.
+    pub(super) fn absorb(&mut self, name: &str, table: Self) {
+        let faults = table.finish().into_iter().map(|fault| format!("{name}: {fault}"));
+        self.faults.extend(faults);
     }
 
     /// Returns all faults; keys that nobody took are unknown.

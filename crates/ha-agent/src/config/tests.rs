@@ -137,3 +137,115 @@ fn a_witness_needs_no_postgres_and_may_not_have_one() {
     let faults = read(&both, &[]).expect_err("contradiction");
     assert_eq!(faults, ["section postgres: a witness has no Postgres"]);
 }
+
+const FENCING: &str = "\n[fencing]\nafter = \"2s\"\n[fencing.peers.n2]\ncontainer = \"pg2\"\ndocker = \"tcp://10.77.0.2:2376\"\n\
+                       ca = \"/c/ca.pem\"\ncert = \"/c/cert.pem\"\nkey = \"/c/key.pem\"\n";
+
+#[test]
+fn other_nodes_engines_are_read_from_the_file_and_from_the_environment() {
+    let config = read(&format!("{GOOD}{FENCING}"), &[]).expect("no fault");
+    assert_eq!(config.fencing.after, Duration::from_secs(2));
+    let peer = config.fencing.peers.values().next().expect("one");
+    assert_eq!(peer.container, "pg2");
+    assert_eq!(peer.engine.address, "10.77.0.2:2376");
+    assert_eq!(peer.engine.key, Path::new("/c/key.pem"));
+    let config = read(GOOD, &[]).expect("no fault");
+    assert!(config.fencing.peers.is_empty());
+    // The section may be the same on all nodes.
+    let own = FENCING.replace("peers.n2]", "peers.n1]");
+    assert!(read(&format!("{GOOD}{own}"), &[]).expect("no fault").fencing.peers.is_empty());
+    let set = [
+        ("HA_FENCING_PEERS_N2_DOCKER", "tcp://n2:2376"),
+        ("HA_FENCING_PEERS_N2_CONTAINER", "pg2"),
+        ("HA_FENCING_PEERS_N2_CA", "/c/ca"),
+        ("HA_FENCING_PEERS_N2_CERT", "/c/cert"),
+        ("HA_FENCING_PEERS_N2_KEY", "/c/key"),
+    ];
+    let config = read(GOOD, &set).expect("no fault");
+    assert_eq!(config.fencing.peers.values().next().expect("one").engine.address, "n2:2376");
+}
+
+#[test]
+fn faults_of_other_nodes_engines_name_the_key() {
+    let table = [
+        ("peers.n2]", "peers.n9]", "fencing.peers.n9: n9 is not among peers"),
+        (
+            "tcp://10.77.0.2:2376",
+            "unix:///x",
+            "fencing.peers.n2.docker: \"unix:///x\" is no address",
+        ),
+        ("tcp://10.77.0.2:2376", "tcp://n2", "fencing.peers.n2.docker: \"n2\" is no host:port"),
+        ("container = \"pg2\"", "", "fencing.peers.n2.container is missing"),
+        ("ca = \"/c/ca.pem\"", "", "fencing.peers.n2.ca is missing"),
+        ("key = \"/c/key.pem\"", "key = \"k\"", "fencing.peers.n2.key: k is not an absolute path"),
+        ("key = \"/c/key.pem\"", "key = \"/k\"\nfoo = 1", "unknown key fencing.peers.n2.foo"),
+        ("\"2s\"", "\"1s\"", "fencing.after: 1000 ms is not between"),
+        ("\"2s\"", "\"4s\"", "fencing.after: 4000 ms is not between"),
+    ];
+    for (from, to, expected) in table {
+        assert!(FENCING.contains(from), "{from}");
+        let text = format!("{GOOD}{}", FENCING.replacen(from, to, 1));
+        let faults = read(&text, &[]).expect_err(expected);
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].starts_with(expected), "{expected}: {faults:?}");
+    }
+}
+
+#[test]
+fn hooks_and_pgbouncers_are_read_and_each_fault_is_named() {
+    let more = r#"
+[hooks]
+on_promote = ["/etc/haclt/hooks/env-file", "/srv/app/.env"]
+timeout = "5s"
+[[pgbouncer]]
+admin = "127.0.0.1:6432"
+user = "haclt"
+databases_file = "/etc/pgbouncer/databases.ini"
+[[pgbouncer]]
+admin = "/run/pgbouncer/.s.PGSQL.6432"
+databases = ["orders"]
+pause_timeout = "2s"
+"#;
+    let config = read(&format!("{GOOD}{more}"), &[]).expect("no fault");
+    let command = config.hooks.commands.get(&HookKind::OnPromote).expect("a hook");
+    assert_eq!(command, &["/etc/haclt/hooks/env-file", "/srv/app/.env"]);
+    assert_eq!(config.hooks.limit(HookKind::BeforeSwitchover), Duration::from_secs(5));
+    let [first, second] = config.bouncers.as_slice() else { panic!("{:?}", config.bouncers) };
+    assert_eq!(
+        (first.admin.to_string().as_str(), first.user.as_str()),
+        ("127.0.0.1:6432", "haclt")
+    );
+    assert_eq!(first.pause_timeout, Duration::from_secs(5));
+    assert_eq!(second.databases, ["orders"]);
+    assert_eq!(read(GOOD, &[]).expect("no fault").hooks.limit(HookKind::OnStop).as_secs(), 10);
+
+    let wrong = r#"
+[hooks]
+on_promote = []
+on_demote = ["env-file"]
+on_fail = ["/bin/true"]
+timeout = "0s"
+[[pgbouncer]]
+admin = "127.0.0.1"
+databases = ["*"]
+[[pgbouncer]]
+admin = "/run/pgbouncer"
+password = "secret"
+"#;
+    let faults = read(&format!("{GOOD}{wrong}"), &[]).expect_err("faults");
+    let expected = [
+        "hooks.on_promote is empty",
+        "hooks.on_demote: env-file is not an absolute path",
+        "hooks.timeout: not between",
+        "pgbouncer 1: admin: \"127.0.0.1\" is no host:port",
+        "pgbouncer 1: databases: \"*\"",
+        "pgbouncer 2: admin: /run/pgbouncer is no socket",
+        "pgbouncer 2: unknown key password",
+        "unknown key hooks.on_fail",
+    ];
+    for part in expected {
+        assert!(faults.iter().any(|fault| fault.starts_with(part)), "{part}: {faults:?}");
+    }
+    let already = faults.iter().filter(|fault| fault.contains("is listed already")).count();
+    assert_eq!(faults.len(), expected.len() + already, "{faults:?}");
+}

@@ -4,17 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ha_core::Epoch;
+use ha_core::state::journal::{EventKind, Note};
 use ha_core::view::Crash;
 use ha_postgres::driver::{DataDir, PostgresDriver};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{JobError, await_running, database, guard};
+use super::{JobError, await_answer, await_running, database, guard};
 use crate::agent::{Agent, lock};
 use crate::clock;
 use crate::crash_point;
 use crate::granter;
+use crate::notes;
 use crate::observe::was_primary;
+use crate::parameters;
 use crate::report;
 
 /// How long reading the end of WAL may take.
@@ -29,6 +32,8 @@ const ARRIVAL_LIMIT: Duration = Duration::from_millis(50);
 const PREPARE_LIMIT: Duration = Duration::from_secs(10);
 /// How long the guard may take to start it.
 const START_LIMIT: Duration = Duration::from_secs(5);
+/// How long a server that an operator has restarted is watched: it may end right after its start.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// Finds out what the crash calls for: the standby takes over if it has every byte; otherwise crash
 /// recovery in place loses nothing, unless it was tried too often.
@@ -53,6 +58,9 @@ pub async fn assess_crash<D: PostgresDriver>(
         facts.crashes.len()
     };
     let end = database.driver.end_of_wal(now + WAL_END_LIMIT).await;
+    let note = Note::new(EventKind::Crashed, format!("number {crashes} within a while"));
+    let note = end.iter().copied().fold(note.about(agent.node()), Note::at);
+    notes::tell(&agent, note);
     let caught_up = match &end {
         Ok(end) => standby_has(&agent, *end).await,
         Err(error) => {
@@ -104,15 +112,47 @@ pub async fn restart_in_place<D: PostgresDriver>(
     agent: Arc<Agent<D>>,
     epoch: Epoch,
 ) -> Result<(), JobError> {
-    let database = database(&agent)?;
+    restart(&agent, epoch, Stopped::Crashed).await
+}
+
+/// Goes on as primary under the same grant after a stop that led to nothing: its deadline was renewed
+/// meanwhile, and nobody else was granted anything.
+///
+/// # Errors
+/// [`JobError`] if the right has ended or the guard refuses.
+pub async fn restart_after_stop<D: PostgresDriver>(
+    agent: &Arc<Agent<D>>,
+    epoch: Epoch,
+) -> Result<(), JobError> {
+    restart(agent, epoch, Stopped::Ordered).await
+}
+
+/// Why the server does not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    Crashed,
+    Ordered,
+}
+
+async fn restart<D: PostgresDriver>(
+    agent: &Agent<D>,
+    epoch: Epoch,
+    stopped: Stopped,
+) -> Result<(), JobError> {
+    let database = database(agent)?;
     let found = database.driver.inspect(Instant::now() + PREPARE_LIMIT).await;
     if !matches!(&found, DataDir::Present(control) if was_primary(control)) {
         database.facts().data_dir = None;
         return Err(JobError::NotNow("the data directory was not left by a primary".to_owned()));
     }
-    // Commits that waited when it died are visible again, though nobody acknowledged them: ordinary
+    // Commits that waited when it ended are visible again, though nobody acknowledged them: ordinary
     // clients stay outside until the quorum has them (rule 99). The quorum's keeper lets them in.
     let promised = agent.state().demands().next().is_some();
+    match stopped {
+        // What waits for a restart waits for one that somebody orders: a standby may not be ready for it.
+        Stopped::Crashed => parameters::tell_as_it_ran(database),
+        Stopped::Ordered => parameters::tell(agent, database),
+    }
     let deadline = Instant::now() + PREPARE_LIMIT;
     let prepared = database.driver.prepare_restart_in_place(!promised, deadline).await;
     if let Err(error) = prepared {
@@ -127,8 +167,19 @@ pub async fn restart_in_place<D: PostgresDriver>(
         .filter(|holder| holder.epoch() == epoch)
         .and_then(|holder| holder.deadline(clock::now()))
         .ok_or_else(|| JobError::NotNow(format!("the right of epoch {epoch} has ended")))?;
-    let run = database.permits.restart_in_place(epoch, deadline, after)?;
+    let run = match stopped {
+        Stopped::Crashed => database.permits.restart_in_place(epoch, deadline, after)?,
+        Stopped::Ordered => database.permits.restart_after_stop(epoch, deadline, after)?,
+    };
     crash_point::reached("restart: permitted");
     database.facts().closed_run = promised.then_some(run);
-    await_running(database, run, START_LIMIT).await
+    await_running(database, run, START_LIMIT).await?;
+    if stopped == Stopped::Crashed {
+        return Ok(());
+    }
+    let started = await_answer(database, run, ANSWER_LIMIT).await;
+    if matches!(started, Err(JobError::NotStarted(_))) {
+        parameters::condemn(database);
+    }
+    started
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ha_core::ancestry::{self, Relation as Ancestry, TimelineSwitch};
+use ha_core::clock::millis;
+use ha_core::state::journal::{EventKind, Note};
 use ha_core::state::{Command, Outcome, Promotion, State};
 use ha_core::view::Relation;
 use ha_core::{Epoch, Lsn, NodeId, TimelineId, WalPosition};
@@ -20,6 +22,9 @@ use crate::config::Rejoin;
 use crate::crash_point;
 use crate::diverged;
 use crate::events;
+use crate::facts::{Ordered, Remake};
+use crate::notes;
+use crate::parameters;
 use crate::promotions;
 use crate::wal_transfer;
 
@@ -53,6 +58,7 @@ pub async fn start_standby<D: PostgresDriver>(
     if primary.is_some() {
         expect_unpledged(&agent, epoch)?;
     }
+    parameters::tell(&agent, database);
     database.driver.prepare_standby(from.as_ref(), Instant::now() + SHORT).await?;
     crash_point::reached("standby: prepared");
     let run = database.permits.start_standby(guard(database)?.run)?;
@@ -67,6 +73,9 @@ pub async fn start_standby<D: PostgresDriver>(
         Ok(()) => await_answer(database, run, ANSWER_LIMIT).await,
         failed => failed,
     };
+    if matches!(started, Err(JobError::NotStarted(_))) {
+        parameters::condemn(database);
+    }
     if started.is_err() {
         // It will not start by itself: look at the disk, compare and decide anew.
         let mut facts = database.facts();
@@ -285,6 +294,9 @@ pub async fn rewind<D: PostgresDriver>(
     keep_diverged(&agent, database).await?;
     // What was vouched for in an election is not what is there from here on.
     *lock(&agent.vouched) = None;
+    let (began, ordered) = (Instant::now(), database.facts().ordered.clone());
+    let fork = database.facts().rewind_from;
+    parameters::tell(&agent, database);
     let mut result = database.driver.rewind(&from, Instant::now() + REWIND_LIMIT).await;
     if let Err(error) = &result
         && missing_wal(error)
@@ -300,7 +312,10 @@ pub async fn rewind<D: PostgresDriver>(
         if let Ok(origin) = promotion_of(&agent.state(), epoch, &theirs) {
             note_origin(&agent, origin, theirs.timeline).await?;
         }
-        database.facts().compared = Some((epoch, Relation::Ancestor, Instant::now()));
+        let note = Note::new(EventKind::Rewound, format!("to the history of {primary}"));
+        let note = note.about(agent.node());
+        let note = fork.into_iter().fold(note, Note::at);
+        remade(&agent, database, note, began, epoch, ordered);
         return Ok(());
     };
     // The primary vanished: try again later (rule 61).
@@ -323,7 +338,8 @@ async fn adopt_missing<D: PostgresDriver>(
     let Some(fork) = before else { return Ok(()) };
     let dir = agent.config.data_dir.join("fetched");
     let mut files = Vec::new();
-    for node in agent.others().filter(|node| *node != primary).chain([primary]) {
+    let others = agent.others();
+    for node in others.iter().filter(|node| *node != primary).chain([primary]) {
         let oldest = {
             let sightings = lock(&agent.sightings);
             let report = sightings.get(node).and_then(|seen| seen.current().cloned());
@@ -362,6 +378,14 @@ pub async fn clone<D: PostgresDriver>(
     if !theirs.writable {
         return Err(JobError::NotNow(format!("node {primary} does not accept writes yet")));
     }
+    let ordered = database.facts().ordered.clone();
+    let (source, max_rate_kib) = match &ordered {
+        Some(Ordered { what: Remake::Clone { from, max_rate_kib }, .. }) => {
+            (from.clone(), *max_rate_kib)
+        }
+        Some(_) | None => (None, None),
+    };
+    let source = source.map(|node| upstream(&agent, &node)).transpose()?;
     let state = agent.state();
     if state.system_identifier != Some(theirs.system_identifier) {
         return Err(JobError::NotNow(format!(
@@ -382,16 +406,38 @@ pub async fn clone<D: PostgresDriver>(
     keep_before_clone(&agent, database).await?;
     *lock(&agent.vouched) = None;
     // Not the method call: `Arc` has a `clone_from` of its own.
-    let deadline = Instant::now() + CLONE_LIMIT;
-    PostgresDriver::clone_from(&*database.driver, &from, &progress, deadline).await?;
+    let (began, deadline) = (Instant::now(), Instant::now() + CLONE_LIMIT);
+    let source = source.as_ref().unwrap_or(&from);
+    parameters::tell(&agent, database);
+    PostgresDriver::clone_from(&*database.driver, source, max_rate_kib, &progress, deadline)
+        .await?;
     crash_point::reached("clone: done");
     if let Ok(origin) = promotion_of(&agent.state(), epoch, &theirs) {
         note_origin(&agent, origin, theirs.timeline).await?;
     }
+    let note = Note::new(EventKind::Cloned, format!("from {}", source.node)).about(agent.node());
+    remade(&agent, database, note, began, epoch, ordered);
+    Ok(())
+}
+
+/// Notes that the data directory is a new one, and has it recorded.
+fn remade<D: PostgresDriver>(
+    agent: &Arc<Agent<D>>,
+    database: &Database<D>,
+    note: Note,
+    began: Instant,
+    epoch: Epoch,
+    ordered: Option<Ordered>,
+) {
+    let by = ordered.as_ref().map(|ordered| ordered.by.clone()).unwrap_or_default();
+    notes::tell(agent, note.asked_by(&by).lasting(millis(began.elapsed())));
     let mut facts = database.facts();
     facts.data_dir = None;
     facts.compared = Some((epoch, Relation::Ancestor, Instant::now()));
-    Ok(())
+    if let Some(ordered) = ordered {
+        facts.remade = Some((ordered.number, epoch));
+        facts.ordered = None;
+    }
 }
 
 /// A clone replaces the directory whatever is in it: that diverged WAL cannot be kept is no reason to

@@ -20,6 +20,8 @@ use crate::quorum_keeper;
 
 /// How long ending recovery may take before it is tried again or given up.
 const PROMOTE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a promotion waits for a renewal that was sent since its server runs.
+const PROOF_LIMIT: Duration = Duration::from_secs(1);
 /// How long a change of a setting may take.
 const SETTING_LIMIT: Duration = Duration::from_secs(3);
 /// How long a release waits for the database to be down.
@@ -40,6 +42,7 @@ pub async fn promote<D: PostgresDriver>(
     let began = Instant::now();
     let database = database(&agent)?;
     let run = guard(database)?.run;
+    await_proof(&agent, database, epoch, run).await?;
     let alone = await_commits(&agent, database, epoch).await?;
     // Rule 57: should this promotion never be recorded, its timeline can still be told from another one
     // of the same number. Synced before the deadline is read: a slow disk must not eat into it unseen.
@@ -53,7 +56,7 @@ pub async fn promote<D: PostgresDriver>(
         .filter(|holder| holder.epoch() == epoch)
         .and_then(|holder| holder.deadline(clock::now()))
         .ok_or_else(|| JobError::NotNow(format!("the right of epoch {epoch} has ended")))?;
-    database.permits.make_primary(epoch, deadline)?;
+    database.permits.make_primary(run, epoch, deadline)?;
     crash_point::reached("promote: permitted");
     let begin = match database.driver.promote(began + PROMOTE_LIMIT).await {
         Ok(begin) => begin,
@@ -88,6 +91,38 @@ pub async fn promote<D: PostgresDriver>(
         record_promotion(&agent, epoch, begin).await;
     });
     Ok(())
+}
+
+/// Waits until a renewal is confirmed that was sent after this run was seen to run.
+///
+/// A granter that kills this node's container from outside refuses renewals first. So whatever is started
+/// after that has no right to go by, though the one of before may not have ended yet.
+async fn await_proof<D: PostgresDriver>(
+    agent: &Agent<D>,
+    database: &Database<D>,
+    epoch: Epoch,
+    run: u64,
+) -> Result<(), JobError> {
+    let not_now = |why: &str| JobError::NotNow(format!("epoch {epoch}: {why}"));
+    let until = Instant::now() + PROOF_LIMIT;
+    loop {
+        let since = {
+            let facts = database.facts();
+            (facts.server.run == run).then_some(facts.server.since)
+        };
+        let since = since.ok_or_else(|| not_now("its server was not seen to run yet"))?;
+        let proven = lock(&agent.holder)
+            .as_ref()
+            .is_some_and(|holder| holder.epoch() == epoch && holder.is_proven_since(since));
+        if proven {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(not_now("no renewal was confirmed since its server runs"));
+        }
+        agent.renew_now.notify_one();
+        sleep(POLL).await;
+    }
 }
 
 /// Makes the standby ready to be primary: whoever has to acknowledge commits is in its settings before
@@ -186,7 +221,7 @@ pub async fn release<D: PostgresDriver>(
     }
     let reason = VacateReason::Released { why: why.to_owned() };
     let outcome = agent
-        .submit(Command::Vacate { epoch, reason }, SUBMIT_LIMIT)
+        .submit(Command::Vacate { epoch, reason, pauses: 0 }, SUBMIT_LIMIT)
         .await
         .map_err(|source| JobError::Submit { what: "release the lease", source })?;
     crash_point::reached("release: vacated");

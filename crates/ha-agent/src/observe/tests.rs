@@ -57,6 +57,7 @@ fn guard(state: RunState, primary_epoch: u64) -> GuardStatus {
         primary_epoch: Epoch(primary_epoch),
         realtime: true,
         margin: None,
+        deadline: None,
         reason: String::new(),
     }
 }

@@ -12,7 +12,13 @@ fn id(name: &str) -> NodeId {
 }
 
 fn state() -> State {
-    let node = |kind| Node { kind, grpc: String::new(), postgres: String::new(), keeps_wal: true };
+    let node = |kind| Node {
+        kind,
+        grpc: String::new(),
+        postgres: String::new(),
+        keeps_wal: true,
+        sync: true,
+    };
     let nodes = BTreeMap::from([
         (id("n1"), node(NodeKind::Data)),
         (id("n2"), node(NodeKind::Data)),

@@ -24,7 +24,15 @@ fn view(lease: LeaseView, instance: Instance, bootstrap: Option<u64>) -> View {
         }
         LeaseView::Unknown | LeaseView::Vacant => None,
     };
-    View { lease, epoch: Epoch(7), holder, instance, bootstrap, catch_up: CatchUp::Done }
+    View {
+        lease,
+        epoch: Epoch(7),
+        holder,
+        instance,
+        bootstrap,
+        catch_up: CatchUp::Done,
+        order: Order::None,
+    }
 }
 
 fn all_instances() -> Vec<Instance> {
@@ -243,8 +251,53 @@ fn over_the_whole_product_the_invariants_hold() {
 fn every_rule_can_be_reached_and_has_a_text() {
     let reached: std::collections::BTreeSet<Rule> =
         whole_product().map(|view| decide(&view).rule).collect();
+    let ordered = [Order::Paused, Order::Fenced, Order::Leave]
+        .into_iter()
+        .flat_map(|order| whole_product().map(move |view| decide(&View { order, ..view }).rule));
+    let reached: std::collections::BTreeSet<Rule> = reached.into_iter().chain(ordered).collect();
     for rule in Rule::ALL {
         assert!(reached.contains(rule), "{rule} is never used");
         assert!(rule.why().ends_with('.'), "{rule}");
+    }
+}
+
+fn ordered(order: Order, lease: LeaseView, instance: Instance) -> Decision {
+    decide(&View { order, ..view(lease, instance, None) })
+}
+
+#[test]
+fn in_a_pause_nothing_is_done_but_to_fence_whoever_writes_without_the_lease() {
+    for lease in LEASES {
+        for instance in all_instances() {
+            let usual = decide(&view(lease, instance, None));
+            let paused = ordered(Order::Paused, lease, instance);
+            let stale = matches!(usual.rule, Rule::StalePrimary | Rule::NoProof);
+            let expected =
+                if stale && usual.step == Step::Fence { Step::Fence } else { Step::Stay };
+            assert_eq!(paused.step, expected, "{lease:?} {instance:?}");
+        }
+    }
+    let serving =
+        ordered(Order::Paused, LeaseView::Ours, Instance::Primary(Health::SickReplaceable));
+    assert_eq!(serving, Decision { rule: Rule::Serving, step: Step::Stay });
+    let crashed = ordered(Order::Paused, LeaseView::Ours, crashed(Crash::FailOver));
+    assert_eq!(crashed, Decision { rule: Rule::Paused, step: Step::Stay });
+}
+
+#[test]
+fn a_fenced_or_leaving_node_stops_its_standby_and_starts_nothing() {
+    let orders = [(Order::Fenced, Rule::FencedByOrder), (Order::Leave, Rule::Leaving)];
+    for (order, rule) in orders {
+        for lease in [LeaseView::Vacant, LeaseView::Theirs] {
+            for instance in all_instances() {
+                let step = ordered(order, lease, instance).step;
+                let may = matches!(step, Step::Stay | Step::StopStandby | Step::Fence);
+                assert!(may, "{lease:?} {instance:?}: {step:?}");
+            }
+            for upstream in UPSTREAMS {
+                let decision = ordered(order, lease, Instance::Standby(upstream));
+                assert_eq!(decision, Decision { rule, step: Step::StopStandby });
+            }
+        }
     }
 }

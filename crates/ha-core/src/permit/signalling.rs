@@ -21,11 +21,13 @@ pub enum ServerSignal {
     Term,
     /// SIGCONT: go on if stopped.
     Cont,
+    /// SIGKILL: what a crash looks like.
+    Kill,
 }
 
 impl ServerSignal {
-    const ALL: [(Self, &'static str); 3] =
-        [(Self::Hup, "hup"), (Self::Term, "term"), (Self::Cont, "cont")];
+    const ALL: [(Self, &'static str); 4] =
+        [(Self::Hup, "hup"), (Self::Term, "term"), (Self::Cont, "cont"), (Self::Kill, "kill")];
 
     fn name(self) -> &'static str {
         Self::ALL.iter().find(|(signal, _)| *signal == self).map_or("", |(_, name)| name)
@@ -119,7 +121,7 @@ mod tests {
 
     #[test]
     fn requests_and_answers_survive_being_written_and_read_and_no_damage() {
-        let signals = vec![ServerSignal::Term, ServerSignal::Cont];
+        let signals = vec![ServerSignal::Term, ServerSignal::Cont, ServerSignal::Kill];
         let request = SignalRequest { boot: BootId(7), number: 9, pid: 12, signals };
         assert_eq!(SignalRequest::decode(&request.encode()), Ok(request.clone()));
         let answer = Signalled { boot: BootId(7), number: 9, done: true };

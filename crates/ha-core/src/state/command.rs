@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::Note;
+use super::operator::Drill;
 use super::{Node, VacateReason, async_mode};
 use crate::epoch::{Epoch, Incarnation};
 use crate::lease::CatchUp;
@@ -17,6 +19,122 @@ use crate::wal_quorum::Quorum;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
+    /// A command as the Raft leader took it in.
+    At {
+        /// When, milliseconds of Unix time by the leader's wall clock: for people only.
+        at_unix_ms: u64,
+        /// Which.
+        command: Box<Self>,
+    },
+    /// Something happened, for the record.
+    Note {
+        /// What.
+        note: Note,
+    },
+    /// The agents are to leave the databases alone.
+    Pause {
+        /// Who wants it.
+        by: String,
+        /// Why.
+        why: String,
+    },
+    /// They are to look after them again, once the holder of the lease says that its guard has a deadline.
+    EndPause {
+        /// Who wants it.
+        by: String,
+        /// Whether an operator vouches for it that the holder's database is down for good, so that its word is
+        /// not waited for.
+        forced: bool,
+    },
+    /// The guard of the holder of `epoch` has a deadline again: the pause is over.
+    ConfirmResumed {
+        /// Under which grant.
+        epoch: Epoch,
+        /// Must be the current [`super::State::pauses`]: what was said of an earlier pause says nothing of this.
+        pause: u64,
+    },
+    /// A node's database is to be down; refused for the holder of the lease.
+    Fence {
+        /// Which.
+        node: NodeId,
+        /// Who wants it.
+        by: String,
+        /// Why.
+        why: String,
+    },
+    /// Takes that back.
+    Unfence {
+        /// Which.
+        node: NodeId,
+        /// Who wants it.
+        by: String,
+    },
+    /// A node is part of the cluster from now on, or stays in it after all.
+    Join {
+        /// Which.
+        node: NodeId,
+        /// What it is.
+        is: Node,
+        /// Who wants it.
+        by: String,
+    },
+    /// A node is to leave: nobody's next quorum counts it. Refused for the holder of the lease.
+    Retire {
+        /// Which.
+        node: NodeId,
+        /// Who wants it.
+        by: String,
+    },
+    /// A leaving node is gone. Refused while an election may have to hear it.
+    Leave {
+        /// Which.
+        node: NodeId,
+    },
+    /// A switchover is to begin at that time.
+    Schedule {
+        /// When, milliseconds of Unix time.
+        due_unix_ms: u64,
+        /// To whom; `None` for the fittest standby.
+        to: Option<NodeId>,
+        /// Who wants it.
+        by: String,
+    },
+    /// It is not to begin any more, or has begun.
+    Unschedule {
+        /// Which.
+        id: u64,
+        /// Who wants it; empty if its time has come.
+        by: String,
+        /// Why.
+        why: String,
+    },
+    /// A fault is to be rehearsed on the holder of the lease; refused while another drill is under way.
+    BeginDrill {
+        /// What is done to whom, and until when it counts as under way.
+        drill: Drill,
+    },
+    /// The drill of that number is over.
+    EndDrill {
+        /// Which.
+        number: u64,
+        /// On which node its log is.
+        node: NodeId,
+        /// How it ended, in words.
+        text: String,
+        /// How long it took, milliseconds.
+        took_ms: u64,
+        /// The name of its log file there; empty if there is none.
+        log: String,
+    },
+    /// Changes settings that all nodes share.
+    Configure {
+        /// Must be the current [`super::State::config_version`].
+        version: u64,
+        /// The new values by key; `None` to unset.
+        changes: BTreeMap<String, Option<String>>,
+        /// Who wants it.
+        by: String,
+    },
     /// Founds the cluster; refused if there is one.
     Found {
         /// The cluster's name.
@@ -77,6 +195,9 @@ pub enum Command {
         epoch: Epoch,
         /// Why.
         reason: VacateReason,
+        /// Must be the current [`super::State::pauses`], unless the holder gives it back by itself.
+        #[serde(default)]
+        pauses: u64,
     },
     /// Ends the grant of `epoch` and makes the next one, in one step.
     Transfer {
@@ -106,6 +227,9 @@ pub enum Command {
         version: u64,
         /// The new mode.
         durability: Durability,
+        /// Who wants it.
+        #[serde(default)]
+        by: String,
     },
     /// The holder of `epoch` has changed, or is about to change, who acknowledges commits.
     SetQuorum {
@@ -222,6 +346,63 @@ pub enum Refused {
     /// No diverged WAL has that number.
     #[error("no diverged WAL has the number {0}")]
     NoSuchDivergence(u64),
+    /// A command says when it was taken in twice.
+    #[error("it was taken in twice")]
+    TwoTimes,
+    /// The agents leave the databases alone.
+    #[error("the cluster is paused: haclt resume ends that")]
+    Paused,
+    /// They do not.
+    #[error("the cluster is not paused")]
+    NotPaused,
+    /// A node whose database is down by order.
+    #[error("node {0} is fenced by order: haclt unfence {0} ends that")]
+    Fenced(NodeId),
+    /// A node whose database is not.
+    #[error("node {0} is not fenced by order")]
+    NotFenced(NodeId),
+    /// A node that is being taken out.
+    #[error("node {0} is being taken out of the cluster: haclt node add {0} keeps it")]
+    Leaving(NodeId),
+    /// A node that nobody wanted to take out.
+    #[error("node {0} is not being taken out")]
+    NotLeaving(NodeId),
+    /// A quorum that has a say names it.
+    #[error("node {0} may have acknowledged commits that are not on enough others yet")]
+    StillNeeded(NodeId),
+    /// No database would be left.
+    #[error("node {0} is the last data node")]
+    LastDataNode(NodeId),
+    /// It is making the database.
+    #[error("node {0} is making the database cluster")]
+    Bootstraps(NodeId),
+    /// The same switchover is scheduled already.
+    #[error("it is scheduled already, as number {0}")]
+    AlreadyScheduled(u64),
+    /// No scheduled switchover has that number.
+    #[error("no scheduled switchover has the number {0}")]
+    NoSuchSchedule(u64),
+    /// One at a time.
+    #[error("a drill is under way: {what} on node {node}, ordered by {by}")]
+    DrillUnderWay {
+        /// What is rehearsed.
+        what: String,
+        /// On whom.
+        node: NodeId,
+        /// Who wanted it.
+        by: String,
+    },
+    /// No drill of that number is under way.
+    #[error("no drill of that number is under way")]
+    NoSuchDrill,
+    /// A bound on what is kept.
+    #[error("there are at most {max} {what}")]
+    TooMany {
+        /// Of what.
+        what: String,
+        /// How many.
+        max: usize,
+    },
     /// That epoch's promotion is recorded.
     #[error("the promotion of epoch {0} is recorded already")]
     AlreadyRecorded(Epoch),

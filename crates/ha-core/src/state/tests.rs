@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::journal::{EVENTS_MAX, EventKind, Note};
 use super::*;
 use crate::lsn::Lsn;
 use crate::timeline::TimelineId;
@@ -9,7 +10,7 @@ fn id(name: &str) -> NodeId {
 }
 
 fn node(kind: NodeKind) -> Node {
-    Node { kind, grpc: String::new(), postgres: String::new(), keeps_wal: true }
+    Node { kind, grpc: String::new(), postgres: String::new(), keeps_wal: true, sync: true }
 }
 
 fn founded() -> State {
@@ -50,7 +51,7 @@ fn grant(to: &str, epoch: u64) -> Command {
 }
 
 fn vacate(epoch: u64) -> Command {
-    Command::Vacate { epoch: Epoch(epoch), reason: VacateReason::Expired }
+    Command::Vacate { epoch: Epoch(epoch), reason: VacateReason::Expired, pauses: 0 }
 }
 
 #[test]
@@ -127,9 +128,64 @@ fn quorum_command() -> impl Strategy<Value = Command> {
             settled,
         },
     );
-    let mode = (0_u64..3, any_mode())
-        .prop_map(|(version, durability)| Command::SetDurability { version, durability });
+    let mode = (0_u64..3, any_mode()).prop_map(|(version, durability)| Command::SetDurability {
+        version,
+        durability,
+        by: String::new(),
+    });
     prop_oneof![3 => set, 1 => mode]
+}
+
+fn drill(node: &str, epoch: u64, number: u64) -> operator::Drill {
+    operator::Drill {
+        number,
+        what: "freeze of 8 s".to_owned(),
+        node: id(node),
+        epoch: Epoch(epoch),
+        conductor: id("n3"),
+        incarnation: Incarnation(4),
+        by: "ann".to_owned(),
+        until_unix_ms: 100,
+    }
+}
+
+fn end_drill(number: u64) -> Command {
+    let (text, log) = ("nothing was lost".to_owned(), "1-drill.log".to_owned());
+    Command::EndDrill { number, node: id("n3"), text, took_ms: 7, log }
+}
+
+fn operator_command() -> impl Strategy<Value = Command> {
+    let by = || "ann".to_owned();
+    let name = prop_oneof![Just(id("n1")), Just(id("n2")), Just(id("n3")), Just(id("n4"))];
+    prop_oneof![
+        Just(Command::Pause { by: by(), why: String::new() }),
+        any::<bool>().prop_map(move |forced| Command::EndPause { by: by(), forced }),
+        (0_u64..12, 0_u64..3).prop_map(|(epoch, pause)| {
+            let epoch = Epoch(epoch);
+            Command::ConfirmResumed { epoch, pause }
+        }),
+        name.clone().prop_map(move |node| Command::Fence { node, by: by(), why: String::new() }),
+        name.clone().prop_map(move |node| Command::Unfence { node, by: by() }),
+        (0_u64..9, prop::option::of(name.clone()))
+            .prop_map(move |(due_unix_ms, to)| { Command::Schedule { due_unix_ms, to, by: by() } }),
+        (0_u64..4).prop_map(move |id| Command::Unschedule { id, by: by(), why: String::new() }),
+        (0_u64..4, prop::option::of("[a-z]{1,4}")).prop_map(move |(version, value)| {
+            let changes = BTreeMap::from([("postgres.parameters.x".to_owned(), value)]);
+            Command::Configure { version, changes, by: by() }
+        }),
+        (name.clone(), any::<bool>()).prop_map(move |(n, data)| Command::Join {
+            node: n,
+            is: node(if data { NodeKind::Data } else { NodeKind::Witness }),
+            by: by(),
+        }),
+        name.clone().prop_map(move |node| Command::Retire { node, by: by() }),
+        name.prop_map(|node| Command::Leave { node }),
+        (0_u64..12, 0_u64..3)
+            .prop_map(|(epoch, number)| Command::BeginDrill { drill: drill("n1", epoch, number) }),
+        (0_u64..3).prop_map(end_drill),
+        Just(Command::Note { note: Note::new(EventKind::Rewound, "x".repeat(500)) }),
+    ]
+    .prop_map(|command| Command::At { at_unix_ms: 5, command: Box::new(command) })
 }
 
 fn any_command() -> impl Strategy<Value = Command> {
@@ -169,6 +225,7 @@ fn any_command() -> impl Strategy<Value = Command> {
             Command::RecordPromotion { epoch: Epoch(epoch), begin, at_unix_ms: 0 }
         }),
         3 => quorum_command(),
+        6 => operator_command(),
         1 => (name.clone(), 0_u64..3, 0_u64..3).prop_map(|(node, fork, end)| {
             let at = |lsn| WalPosition { timeline: TimelineId(1), lsn: Lsn(lsn) };
             Command::RecordDivergence { node, fork: at(fork), end: at(end), at_unix_ms: 0 }
@@ -231,6 +288,226 @@ fn a_state_of_the_first_format_stays_asynchronous() {
     assert_eq!((read.durability, read.recorded), (Durability::Async, None));
 }
 
+fn apply_all(state: &mut State, commands: &[Command]) {
+    for command in commands {
+        assert_eq!(state.apply(command), Outcome::Applied, "{command:?}");
+    }
+}
+
+fn pause() -> Command {
+    Command::Pause { by: "ann".to_owned(), why: "new switches".to_owned() }
+}
+
+fn end_pause(forced: bool) -> Command {
+    Command::EndPause { by: "ann".to_owned(), forced }
+}
+
+#[test]
+fn a_pause_ends_only_once_the_holders_guard_has_a_deadline_again_rule_85() {
+    let mut state = registered();
+    apply_all(&mut state, &[grant("n1", 1), pause()]);
+    let paused = Outcome::Refused(Refused::Paused);
+    let confirm = Command::ConfirmResumed { epoch: Epoch(1), pause: 1 };
+    assert_eq!(state.apply(&vacate(1)), paused);
+    assert_eq!(state.apply(&confirm), paused, "nobody wants it to end");
+    assert_eq!(state.apply(&end_pause(false)), Outcome::Applied);
+    assert!(state.pause.as_ref().is_some_and(|pause| pause.ending));
+    assert_eq!(state.apply(&vacate(1)), paused, "the holder has not said so");
+    assert_eq!(state.apply(&confirm), Outcome::Applied);
+    assert!(!state.is_paused());
+    // Decided before the pause, arrived after it.
+    let stale = Refused::StaleVersion { asked: 0, current: 1 };
+    assert_eq!(state.apply(&vacate(1)), Outcome::Refused(stale));
+    // What was said of that pause says nothing of the next.
+    apply_all(&mut state, &[pause(), end_pause(false)]);
+    let stale = Refused::StaleVersion { asked: 1, current: 2 };
+    assert_eq!(state.apply(&confirm), Outcome::Refused(stale));
+    assert!(state.is_paused());
+}
+
+#[test]
+fn a_pause_without_a_holder_or_without_its_word_ends_at_once() {
+    let mut state = registered();
+    apply_all(&mut state, &[pause()]);
+    assert_eq!(state.apply(&grant("n1", 1)), Outcome::Refused(Refused::Paused));
+    apply_all(&mut state, &[end_pause(false), grant("n1", 1), pause()]);
+    let why = "down".to_owned();
+    let (epoch, reason) = (Epoch(1), VacateReason::Released { why });
+    apply_all(&mut state, &[Command::Vacate { epoch, reason, pauses: 0 }, end_pause(false)]);
+    assert!(!state.is_paused());
+    apply_all(&mut state, &[grant("n2", 2), pause(), end_pause(true)]);
+    assert!(!state.is_paused());
+}
+
+#[test]
+fn what_happened_is_remembered_with_who_asked_and_when() {
+    let mut state = registered();
+    let at = |command| Command::At { at_unix_ms: 1_000, command: Box::new(command) };
+    let fence = Command::Fence { node: id("n2"), by: "ann".to_owned(), why: "disk".to_owned() };
+    apply_all(&mut state, &[at(grant("n1", 1)), at(fence)]);
+    let kinds: Vec<EventKind> = state.events.iter().map(|event| event.what.kind).collect();
+    let expected =
+        [EventKind::Founded, EventKind::Bootstrapped, EventKind::Granted, EventKind::Fenced];
+    assert_eq!(kinds, expected);
+    let last = state.events.last().expect("four");
+    assert_eq!((last.id, last.at_unix_ms, last.epoch), (4, 1_000, Epoch(1)));
+    assert_eq!((last.what.by.as_str(), last.what.text.as_str()), ("ann", "disk"));
+    assert_eq!(last.what.node, Some(id("n2")));
+    assert_eq!(state.apply(&grant("n2", 2)), Outcome::Refused(Refused::LeaseHeld(id("n1"))));
+    assert_eq!(state.events.len(), 4, "what was refused did not happen");
+    apply_all(&mut state, &[vacate(1)]);
+    assert_eq!(state.apply(&grant("n2", 2)), Outcome::Refused(Refused::Fenced(id("n2"))));
+}
+
+#[test]
+fn the_changes_of_the_configuration_are_remembered_from_what_to_what() {
+    let mut state = registered();
+    let set = |version, value: Option<&str>| Command::Configure {
+        version,
+        changes: BTreeMap::from([("postgres.parameters.work_mem".into(), value.map(Into::into))]),
+        by: "ann".to_owned(),
+    };
+    apply_all(&mut state, &[set(0, Some("8MB")), set(1, Some("9MB")), set(2, None)]);
+    let stale = Refused::StaleVersion { asked: 0, current: 3 };
+    assert_eq!(state.apply(&set(0, None)), Outcome::Refused(stale));
+    let said: Vec<String> = state.config_log.iter().map(ToString::to_string).collect();
+    let expected = [
+        "postgres.parameters.work_mem: (unset) -> 8MB",
+        "postgres.parameters.work_mem: 8MB -> 9MB",
+        "postgres.parameters.work_mem: 9MB -> (unset)",
+    ];
+    assert_eq!(said, expected);
+    assert!(state.settings.is_empty());
+}
+
+fn join(name: &str, kind: NodeKind) -> Command {
+    Command::Join { node: id(name), is: node(kind), by: "ann".to_owned() }
+}
+
+fn retire(name: &str) -> Command {
+    Command::Retire { node: id(name), by: "ann".to_owned() }
+}
+
+fn leave(name: &str) -> Command {
+    Command::Leave { node: id(name) }
+}
+
+#[test]
+fn a_node_is_out_only_once_no_quorum_that_has_a_say_names_it() {
+    let mut state = registered();
+    state.durability = Durability::Quorum;
+    apply_all(&mut state, &[grant("n1", 1), join("n4", NodeKind::Data)]);
+    let wanted = |state: &State| state.quorum_for(&id("n1"), |_| true);
+    assert_eq!(wanted(&state).to_string(), "2 of n2, n3, n4");
+    let record = |state: &mut State, settled| {
+        let (version, quorum) = (state.quorum_version, wanted(state));
+        let mode = Durability::Quorum;
+        let set = Command::SetQuorum { epoch: Epoch(1), version, mode, quorum, settled };
+        apply_all(state, &[set]);
+    };
+    record(&mut state, true);
+    let refused = |state: &mut State, command| match state.apply(&command) {
+        Outcome::Refused(why) => why,
+        Outcome::Applied => panic!("{command:?} was carried out"),
+    };
+    assert_eq!(refused(&mut state, leave("n2")), Refused::NotLeaving(id("n2")));
+    assert_eq!(refused(&mut state, retire("n1")), Refused::LeaseHeld(id("n1")));
+    apply_all(&mut state, &[retire("n2")]);
+    assert_eq!(refused(&mut state, leave("n2")), Refused::StillNeeded(id("n2")));
+    assert_eq!(wanted(&state).to_string(), "1 of n3, n4");
+    record(&mut state, false);
+    apply_all(&mut state, &[leave("n2")]);
+    assert!(!state.nodes.contains_key(&id("n2")));
+
+    // An earlier primary is heard until what it acknowledged is known to be on others.
+    apply_all(&mut state, &[vacate(1), grant("n4", 2), retire("n1")]);
+    assert_eq!(refused(&mut state, leave("n1")), Refused::StillNeeded(id("n1")));
+    assert_eq!(refused(&mut state, grant("n1", 3)), Refused::LeaseHeld(id("n4")));
+}
+
+#[test]
+fn no_commit_waits_for_a_node_that_says_so() {
+    let mut state = registered();
+    state.durability = Durability::Quorum;
+    let far = Node { sync: false, ..node(NodeKind::Data) };
+    apply_all(&mut state, &[join("n4", NodeKind::Data), join("n5", NodeKind::Data)]);
+    let wanted = |state: &State| state.quorum_for(&id("n1"), |_| true).to_string();
+    assert_eq!(wanted(&state), "2 of n2, n3, n4, n5");
+    apply_all(&mut state, &[Command::Describe { node: id("n4"), is: far }]);
+    assert_eq!(wanted(&state), "2 of n2, n3, n5");
+    state.durability = Durability::StrictStandby;
+    assert_eq!(wanted(&state), "1 of n2, n5");
+}
+
+#[test]
+fn a_leaving_node_is_granted_nothing_and_may_stay_after_all() {
+    let mut state = registered();
+    apply_all(&mut state, &[retire("n2")]);
+    let refused = state.apply(&grant("n2", 1));
+    assert_eq!(refused, Outcome::Refused(Refused::Leaving(id("n2"))));
+    assert_eq!(state.apply(&retire("n1")), Outcome::Refused(Refused::LastDataNode(id("n1"))));
+    assert_eq!(
+        state.apply(&join("n2", NodeKind::Witness)),
+        Outcome::Refused(Refused::KindChanged(id("n2")))
+    );
+    apply_all(&mut state, &[join("n2", NodeKind::Data), grant("n2", 1)]);
+    for n in 4..=9 {
+        apply_all(&mut state, &[join(&format!("n{n}"), NodeKind::Witness)]);
+    }
+    let too_many = state.apply(&join("n10", NodeKind::Witness));
+    assert!(matches!(too_many, Outcome::Refused(Refused::TooMany { .. })), "{too_many:?}");
+}
+
+#[test]
+fn a_survivor_makes_the_cluster_anew_with_epochs_that_the_others_did_not_reach() {
+    let mut old = registered();
+    old.durability = Durability::StrictStandby;
+    apply_all(&mut old, &[grant("n1", 1), vacate(1), grant("n2", 2), pause()]);
+    let new = old.survived_by(&id("n1"), 99, "ann", 5).expect("a data node");
+    assert_eq!((new.cluster_id, new.generation), (99, 1));
+    assert_eq!(new.nodes.keys().collect::<Vec<_>>(), [&id("n1")]);
+    assert_eq!(new.lease, Lease::Vacant);
+    assert!(new.last_epoch.0 > old.last_epoch.0 + 1000);
+    assert_eq!(new.durability, Durability::Quorum, "nobody could acknowledge");
+    assert!(!new.is_paused() && new.unsettled.is_empty());
+    assert_eq!(new.demands().map(|known| &known.primary).collect::<Vec<_>>(), [&id("n1")]);
+    assert_eq!(new.system_identifier, old.system_identifier);
+    assert_eq!(old.survived_by(&id("n3"), 99, "", 0), Err(Refused::NotADataNode(id("n3"))));
+    assert_eq!(State::default().survived_by(&id("n1"), 99, "", 0), Err(Refused::NotFounded));
+
+    let what = &new.events.last().expect("an event").what;
+    assert_eq!((what.kind, what.by.as_str()), (EventKind::Refounded, "ann"));
+    let mut new = new;
+    let next = new.last_epoch.0 + 1;
+    apply_all(&mut new, &[grant("n1", next)]);
+}
+
+#[test]
+fn there_is_one_drill_at_a_time_of_whoever_holds_the_lease_and_a_lost_one_ends_by_itself() {
+    let at = |at_unix_ms, command| Command::At { at_unix_ms, command: Box::new(command) };
+    let begin =
+        |node: &str, epoch, number| Command::BeginDrill { drill: drill(node, epoch, number) };
+    let mut state = registered();
+    assert_eq!(state.apply(&begin("n1", 1, 1)), Outcome::Refused(Refused::LeaseVacant));
+    apply_all(&mut state, &[grant("n1", 1)]);
+    let held = Refused::LeaseHeld(id("n1"));
+    assert_eq!(state.apply(&begin("n2", 1, 1)), Outcome::Refused(held));
+    let stale = Refused::StaleEpoch { asked: Epoch(7), current: Epoch(1) };
+    assert_eq!(state.apply(&begin("n1", 7, 1)), Outcome::Refused(stale));
+    apply_all(&mut state, &[at(5, begin("n1", 1, 1))]);
+    let busy = state.apply(&at(99, begin("n1", 1, 2)));
+    assert!(matches!(busy, Outcome::Refused(Refused::DrillUnderWay { .. })), "{busy:?}");
+    assert_eq!(state.apply(&end_drill(2)), Outcome::Refused(Refused::NoSuchDrill));
+    apply_all(&mut state, &[end_drill(1)]);
+    assert_eq!(state.apply(&end_drill(1)), Outcome::Refused(Refused::NoSuchDrill));
+    let ended = state.events.last().expect("it is remembered");
+    assert_eq!((ended.what.kind, ended.what.by.as_str()), (EventKind::Drill, "ann"));
+    assert_eq!(ended.what.text, "ended: freeze of 8 s on n1: nothing was lost");
+    // Whoever conducted the next one is lost: it is in nobody's way for ever.
+    apply_all(&mut state, &[at(5, begin("n1", 1, 3)), at(100, begin("n1", 1, 4))]);
+    assert_eq!(state.drill.as_ref().map(|drill| drill.number), Some(4));
+}
+
 proptest! {
     #[test]
     fn the_laws_of_apply_hold_for_any_commands(
@@ -271,6 +548,24 @@ proptest! {
                 };
                 prop_assert!(demanded(&before).iter().all(still), "a demand ends only when settled");
             }
+            if before.is_paused() {
+                let moved = state.last_epoch > before.last_epoch;
+                prop_assert!(!moved, "nobody is given the lease in a pause");
+            }
+            let fenced = state.lease.holder().is_some_and(|holder| state.fenced.contains_key(holder));
+            prop_assert!(!fenced, "whoever holds the lease is not fenced by order");
+            let leaving = state.lease.holder().is_some_and(|holder| state.is_leaving(holder));
+            prop_assert!(!leaving, "whoever holds the lease is not being taken out");
+            for known in state.recorded.iter().chain(&state.unsettled) {
+                let all = known.quorum.members.iter().chain([&known.primary]);
+                for node in all {
+                    prop_assert!(state.nodes.contains_key(node), "{node} may still have to be heard");
+                }
+            }
+            let data = |of: &State| of.staying().any(|(_, is)| is.kind == NodeKind::Data);
+            prop_assert!(!data(&before) || data(&state), "a data node stays");
+            prop_assert!(state.events.len() <= EVENTS_MAX);
+            prop_assert!(state.events.windows(2).all(|w| w[0].id + 1 == w[1].id));
             prop_assert!(state.diverged.len() <= DIVERGED_MAX);
             prop_assert!(state.history.len() <= HISTORY_MAX);
             prop_assert!(state.history.windows(2).all(|w| w[0].epoch < w[1].epoch));

@@ -1,9 +1,10 @@
 //! The control file itself, read without `pg_controldata`.
 //!
 //! # Sources
-//! PostgreSQL, `pg_control.h: ControlFileData, CheckPoint, DBState`, the same from 13 to 17
-//! (`PG_CONTROL_VERSION` 1300); 18 (1800) has one more byte before the checksum. Offsets are those of
-//! a 64-bit little-endian machine, which `maxAlign`, `floatFormat` and the checksum prove.
+//! PostgreSQL, `pg_control.h: ControlFileData, CheckPoint, DBState`, the same from 13 to 16
+//! (`PG_CONTROL_VERSION` 1300); 17 (1700) has one more field in what was padding, 18 (1800) one more byte
+//! before the checksum. Offsets are those of a 64-bit little-endian machine, which `maxAlign`,
+//! `floatFormat` and the checksum prove.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,7 +17,7 @@ use super::{ControlData, RAISED_ON_STANDBY};
 use crate::driver::ControlState;
 
 /// Where the checksum is, by version of the file.
-const CHECKSUM_AT: [(u32, usize); 2] = [(1300, 288), (1800, 292)];
+const CHECKSUM_AT: [(u32, usize); 3] = [(1300, 288), (1700, 288), (1800, 292)];
 /// All that counts is within the first sector; the rest of the file is zeros.
 const BYTES_MAX: usize = 512;
 
@@ -145,7 +146,7 @@ mod tests {
 
     #[test]
     fn every_known_version_is_read_and_no_other() {
-        for version in [1300, 1800] {
+        for version in [1300, 1700, 1800] {
             let data = decode(&file(version)).unwrap();
             assert_eq!(data.state, ControlState::InRecovery);
             assert_eq!(data.checkpoint.to_string(), "0/3000060 on timeline 2");

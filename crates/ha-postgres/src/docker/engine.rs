@@ -1,9 +1,10 @@
-//! The Docker engine behind its socket: every call has a limit, every failure a name.
+//! A Docker engine: every call has a limit, every failure a name.
 
 use std::future::Future;
 use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
+use bollard::models::ContainerInspectResponse;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use ha_core::clock::millis;
 use tokio::sync::Mutex;
@@ -11,17 +12,21 @@ use tokio::time::{Instant, timeout};
 
 use crate::attempt::one_line;
 
+use super::tls::{self, PeerAddress};
+
 /// The library's own limit, in seconds: ours are shorter, and a clone may take hours.
-const LIBRARY_LIMIT: u64 = 7 * 24 * 3600;
+pub(super) const LIBRARY_LIMIT: u64 = 7 * 24 * 3600;
+/// How long a question may take that the engine answers from memory, in 5 ms as measured.
+pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// What an engine says when its disk is full.
 const DISK_FULL: &str = "no space left on device";
 
 /// Why the engine did not do what it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EngineError {
-    /// Nobody answers at the socket.
-    #[error("the Docker engine cannot be reached at {socket}: {why}")]
-    Gone { socket: String, why: String },
+    /// Nobody answers there.
+    #[error("the Docker engine cannot be reached at {address}: {why}")]
+    Gone { address: String, why: String },
     /// No answer in time. What was asked for may happen yet.
     #[error("the Docker engine did not answer within {waited_ms} ms")]
     Slow { waited_ms: u64 },
@@ -42,14 +47,28 @@ pub(crate) enum EngineError {
 /// A Docker engine. The connection is made when it is first needed, and again after it was lost.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    socket: String,
+    at: At,
     client: Mutex<Option<Docker>>,
+}
+
+/// Where an engine listens.
+#[derive(Debug)]
+enum At {
+    /// On a socket of this machine, such as `unix:///var/run/docker.sock`.
+    Socket(String),
+    /// On another machine.
+    Peer(PeerAddress),
 }
 
 impl Engine {
     /// Takes the socket, such as `unix:///var/run/docker.sock`; nothing is done yet.
     pub(crate) fn new(socket: &str) -> Self {
-        Self { socket: socket.to_owned(), client: Mutex::new(None) }
+        Self { at: At::Socket(socket.to_owned()), client: Mutex::new(None) }
+    }
+
+    /// Takes the address of another machine's engine; nothing is done yet.
+    pub(crate) fn of_peer(address: PeerAddress) -> Self {
+        Self { at: At::Peer(address), client: Mutex::new(None) }
     }
 
     /// Returns a connected client whose version both sides speak.
@@ -58,8 +77,13 @@ impl Engine {
         if let Some(docker) = &*client {
             return Ok(docker.clone());
         }
-        let connected = Docker::connect_with_unix(&self.socket, LIBRARY_LIMIT, API_DEFAULT_VERSION)
-            .map_err(|error| self.named(&error))?;
+        let connected = match &self.at {
+            At::Socket(socket) => {
+                Docker::connect_with_unix(socket, LIBRARY_LIMIT, API_DEFAULT_VERSION)
+                    .map_err(|error| self.named(&error))?
+            }
+            At::Peer(address) => tls::connect(address).map_err(|why| self.gone(why))?,
+        };
         let docker = connected.negotiate_version().await.map_err(|error| self.named(&error))?;
         Ok(client.insert(docker).clone())
     }
@@ -88,6 +112,18 @@ impl Engine {
         answer
     }
 
+    /// Returns what the engine knows of a container, by its name or id.
+    pub(crate) async fn inspect(
+        &self,
+        name: &str,
+    ) -> Result<ContainerInspectResponse, EngineError> {
+        let name = name.to_owned();
+        let found = self.call(LOOK_LIMIT, move |docker| async move {
+            docker.inspect_container(&name, None).await
+        });
+        found.await
+    }
+
     /// Names a failure of the library.
     pub(crate) fn named(&self, error: &BollardError) -> EngineError {
         let text = one_line(&chain(error));
@@ -108,8 +144,16 @@ impl Engine {
             | BollardError::StrParseError { .. }
             | BollardError::APIVersionParseError { .. } => EngineError::Nonsense(text),
             // Everything else is about the connection: sockets, HTTP, streams.
-            _ => EngineError::Gone { socket: self.socket.clone(), why: text },
+            _ => self.gone(text),
         }
+    }
+
+    fn gone(&self, why: String) -> EngineError {
+        let address = match &self.at {
+            At::Socket(socket) => socket.clone(),
+            At::Peer(peer) => peer.address.clone(),
+        };
+        EngineError::Gone { address, why }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bollard::models::{ContainerInspectResponse, HostConfig, MountPoint};
+use bollard::models::{ContainerInspectResponse, ContainerState, HostConfig, MountPoint};
 
 use super::own::{is_in, mount_of, source_of};
 use crate::instance::InstanceConfig;
@@ -168,6 +168,18 @@ pub(crate) fn uses(mounts: &[MountPoint], source: &str) -> bool {
     })
 }
 
+/// Returns whether a container may have a process; a paused one counts, one that waits for its restart
+/// policy has none.
+pub(super) fn lives(state: Option<&ContainerState>) -> bool {
+    let Some(state) = state else { return false };
+    state.running == Some(true) && state.pid.unwrap_or_default() != 0
+}
+
+/// Returns when the container was last started, as the engine writes it: another one after each start.
+pub(super) fn started_at(found: &ContainerInspectResponse) -> Option<String> {
+    found.state.as_ref()?.started_at.clone()
+}
+
 #[cfg(test)]
 mod tests {
     use bollard::models::ContainerConfig;
@@ -290,5 +302,16 @@ mod tests {
         ] {
             assert_eq!(uses(&[mount(source, "/x", rw)], "/v/data/data"), expected, "{source} {rw}");
         }
+    }
+
+    #[test]
+    fn a_container_that_waits_for_its_restart_holds_no_process() {
+        let state = |running, pid| ContainerState {
+            running: Some(running),
+            pid: Some(pid),
+            ..ContainerState::default()
+        };
+        assert!(lives(Some(&state(true, 7))));
+        assert!(!lives(Some(&state(true, 0))) && !lives(Some(&state(false, 0))) && !lives(None));
     }
 }

@@ -4,9 +4,10 @@ use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::DownloadFromContainerOptions;
 use futures::StreamExt as _;
 
+use super::ASK_LIMIT;
 use super::engine::Engine;
+use super::engine::LOOK_LIMIT;
 use super::examine::MAJORS;
-use super::{ASK_LIMIT, LOOK_LIMIT};
 use crate::instance::RunAs;
 
 /// The user whom the images have for the server.

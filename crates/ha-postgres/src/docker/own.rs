@@ -4,7 +4,7 @@ use std::fs;
 
 use bollard::models::{ContainerInspectResponse, MountPoint};
 
-use super::LOOK_LIMIT;
+use super::engine::LOOK_LIMIT;
 use super::engine::{Engine, EngineError};
 
 /// Returns the container that this process is in, or none if it is in none of this engine's.

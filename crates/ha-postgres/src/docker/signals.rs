@@ -23,6 +23,7 @@ impl Shared {
             Signal::HUP => Some(ServerSignal::Hup),
             Signal::TERM => Some(ServerSignal::Term),
             Signal::CONT => Some(ServerSignal::Cont),
+            Signal::KILL => Some(ServerSignal::Kill),
             _ => None,
         });
         let _one_at_a_time = self.signalling.lock().await;

@@ -1,8 +1,8 @@
 //! Tools as containers that run once: the image, the volumes and the user of the Postgres container.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bollard::container::{AttachContainerResults, LogOutput};
@@ -40,7 +40,46 @@ const PIDS_MAX: i64 = 128;
 const REMOVE_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// The tools of this agent and of earlier ones.
+#[derive(Debug, Default)]
+pub(crate) struct Tools {
+    /// Containers that this agent made or is about to make, until they are removed.
+    ours: Mutex<BTreeSet<String>>,
+    /// Whether nothing is left of what earlier agents ran: nobody else starts anything for this one.
+    cleared: AtomicBool,
+    /// Whether this agent goes: nothing is started any more.
+    closed: AtomicBool,
+}
+
+impl Tools {
+    fn ours(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.ours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Shared {
+    /// Ends all tools of this agent, starts no other, and returns once their containers are gone: one
+    /// that stays would hold the database's volumes.
+    pub(crate) async fn end_tools(&self, deadline: Instant) {
+        self.tools.closed.store(true, Ordering::SeqCst);
+        let ending = async {
+            loop {
+                let ours = self.tools.ours().clone();
+                if ours.is_empty() {
+                    return;
+                }
+                for name in ours {
+                    // Whoever waits for it removes it too, and says so if that fails.
+                    let _gone = remove(&self.engine, &name).await;
+                }
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        if timeout_at(deadline, ending).await.is_err() {
+            warn!("the container of a tool may be left behind");
+        }
+    }
+
     /// Runs a tool to its end. Dropping the future kills and removes its container.
     pub(crate) async fn run_tool(
         self: &Arc<Self>,
@@ -62,7 +101,13 @@ impl Shared {
         };
         let name = format!("haclt-{}-{:016x}", program.replace('_', "-"), self.random());
         // From here on whatever happens it goes: creating it may have an effect although it failed.
-        let going = Going { shared: Arc::clone(self), name: name.clone() };
+        let going = Going::new(self, &name);
+        if self.tools.closed.load(Ordering::SeqCst) {
+            return Err(ToolError::Start {
+                program: program.to_owned(),
+                error: "the agent is leaving".to_owned(),
+            });
+        }
         let network = self.network().await.map_err(failed)?;
         let (body, named) = (self.tool_body(tool, network), name.clone());
         let created = self.engine.call(CHANGE_LIMIT, move |docker| async move {
@@ -167,7 +212,7 @@ impl Shared {
     }
 
     /// Returns the tools on our data directory, running or not, but not those of `spared`.
-    async fn tools(&self, spared: &str) -> Result<Vec<ContainerSummary>, EngineError> {
+    async fn left_tools(&self, spared: &str) -> Result<Vec<ContainerSummary>, EngineError> {
         let source = self.remembered().source;
         let found = self.engine.call(ASK_LIMIT, move |docker| async move {
             let labels = vec![TOOL_LABEL.to_owned(), format!("{DATA_DIR_LABEL}={source}")];
@@ -187,14 +232,14 @@ impl Shared {
     /// Removes tools that an earlier agent left behind on the data directory (rule 63), also those
     /// that it created and did not start. Done once: then the engine is not asked any more.
     pub(crate) async fn end_leftover_tools(&self, attempt: &Attempt) -> Result<(), ActionError> {
-        if self.cleared.load(Ordering::Relaxed) {
+        if self.tools.cleared.load(Ordering::Relaxed) {
             return Ok(());
         }
         let us = started_by();
         loop {
-            let left = self.tools(&us).await.map_err(|error| attempt.refused(error))?;
+            let left = self.left_tools(&us).await.map_err(|error| attempt.refused(error))?;
             if left.is_empty() {
-                self.cleared.store(true, Ordering::Relaxed);
+                self.tools.cleared.store(true, Ordering::Relaxed);
                 return Ok(());
             }
             for tool in left {
@@ -267,6 +312,13 @@ struct Going {
     name: String,
 }
 
+impl Going {
+    fn new(shared: &Arc<Shared>, name: &str) -> Self {
+        shared.tools.ours().insert(name.to_owned());
+        Self { shared: Arc::clone(shared), name: name.to_owned() }
+    }
+}
+
 impl Drop for Going {
     fn drop(&mut self) {
         let (shared, name) = (Arc::clone(&self.shared), std::mem::take(&mut self.name));
@@ -275,6 +327,7 @@ impl Drop for Going {
                 // Found by its label before the next change, and at the next start.
                 warn!(container = name, %error, "could not remove the container of a tool");
             }
+            shared.tools.ours().remove(&name);
         };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(removing);

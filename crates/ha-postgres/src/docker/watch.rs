@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::engine::EngineError;
-use super::examine::{Places, faults};
+use super::examine::{Places, faults, lives};
 use super::{ASK_LIMIT, Shared, own};
 
 /// How often everything is looked at, whatever the events say.
@@ -28,6 +28,8 @@ pub(crate) struct Seen {
     engine: Option<String>,
     /// What is wrong with the container.
     container: Option<String>,
+    /// The container's id, if it ran and nothing was wrong with it.
+    pub(crate) well: Option<String>,
     /// Which other container uses the data directory.
     pub(crate) foreign: Option<String>,
     /// Grows with every event: the container may have died and come back between two looks.
@@ -59,6 +61,11 @@ pub(crate) async fn run(shared: Weak<Shared>) {
 }
 
 impl Shared {
+    /// Returns whether the engine does not do what it should.
+    pub(crate) fn is_engine_away(&self) -> bool {
+        self.seen.borrow().engine.is_some()
+    }
+
     /// Follows events for as long as the connection holds; looks at everything at its beginning, after
     /// each event, and now and then. Returns for a fresh connection at least once a minute of silence.
     async fn follow_events(self: &Arc<Self>) -> Result<(), EngineError> {
@@ -97,7 +104,7 @@ impl Shared {
     /// Looks at the container and at who else uses its volume.
     async fn look_at_all(&self) {
         let name = &self.docker.container;
-        let (engine, container) = match self.container().await {
+        let (engine, container, id) = match self.container().await {
             Ok(found) => {
                 let state = found.state.clone().unwrap_or_default();
                 let own = own::own_container(&self.engine).await;
@@ -109,14 +116,14 @@ impl Shared {
                     Some(format!("container {name} is paused"))
                 } else if !wrong.is_empty() {
                     Some(wrong.join("; "))
-                } else if super::lives(Some(&state)) {
+                } else if lives(Some(&state)) {
                     None
                 } else {
                     Some(format!("container {name} is not running"))
                 };
-                (own.err().map(|error| error.to_string()), container)
+                (own.err().map(|error| error.to_string()), container, found.id)
             }
-            Err(EngineError::Missing(_)) => (None, Some(self.docker.missing())),
+            Err(EngineError::Missing(_)) => (None, Some(self.docker.missing()), None),
             Err(error) => {
                 // What was known of the container stays known.
                 self.note(|seen| seen.engine = Some(error.to_string()));
@@ -128,6 +135,7 @@ impl Shared {
             Err(_) => self.seen.borrow().foreign.clone(),
         };
         self.note(|seen| {
+            seen.well = id.filter(|_| container.is_none() && foreign.is_none());
             (seen.engine, seen.container, seen.foreign) = (engine, container, foreign);
         });
     }

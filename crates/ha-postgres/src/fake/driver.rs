@@ -1,5 +1,6 @@
 //! The trait's implementation over a [`FakeWorld`].
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,19 +9,18 @@ use ha_core::permit::{ExitHow, GuardStatus, Permit, RunState};
 use ha_core::{Epoch, Lsn, NodeId, TimelineId, WalPosition};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Data, FIRST_LSN, FakeWorld, Presence, Server, SetUp, World, boot, boot_now};
+use super::control::control;
+use super::{
+    CLONE_BYTES, Data, FIRST_LSN, FakeWorld, Presence, STEP, Server, SetUp, World, boot, boot_now,
+};
 use crate::attempt::Attempt;
 use crate::diverged::{Diverged, SUMMARY_FILE};
 use crate::driver::{
-    ActionError, ControlFile, ControlState, DataDir, Detached, Effect, GuardSeen, HalfMade,
-    PostgresDriver, Probe, ProbeError, Receivers, Synchronous, Upstream, UpstreamHistory,
+    ActionError, Checkup, ClusterApplied, ClusterConf, ControlFile, DataDir, Detached, Effect,
+    GuardSeen, HalfMade, Knock, PostgresDriver, Probe, ProbeError, Receivers, Reloaded, Survey,
+    Synchronous, Upstream, UpstreamHistory, Verdict,
 };
 use crate::wal::files::Tip;
-
-/// How long a step of a tool takes.
-const STEP: Duration = Duration::from_millis(5);
-/// Bytes in a fake data directory.
-const CLONE_BYTES: u64 = 30 << 20;
 
 /// Runs one node of a [`FakeWorld`].
 #[derive(Debug, Clone)]
@@ -81,7 +81,11 @@ impl FakeDriver {
     }
 
     /// Returns the data of a reachable upstream, and whether it accepts writes.
-    fn source(&self, upstream: &Upstream, attempt: &Attempt) -> Result<(Data, bool), ActionError> {
+    pub(super) fn source(
+        &self,
+        upstream: &Upstream,
+        attempt: &Attempt,
+    ) -> Result<(Data, bool), ActionError> {
         let mut world = self.world.lock();
         world.tick();
         let world: &World = &world;
@@ -136,25 +140,6 @@ fn set_up(standby: bool, upstream: Option<&Upstream>) -> SetUp {
     SetUp { standby, upstream: upstream.map(|it| (it.host.clone(), it.port)) }
 }
 
-fn control(server: &Server) -> ControlFile {
-    let Data { system_identifier, timeline, flushed, checkpointed, .. } = server.data;
-    let standby = server.set_up.as_ref().is_some_and(|set_up| set_up.standby);
-    ControlFile {
-        system_identifier,
-        major: 15,
-        state: match (server.running.map(|running| running.in_recovery), server.data.clean) {
-            (Some(true), _) => ControlState::InRecovery,
-            (Some(false), _) | (None, false) => ControlState::InProduction,
-            (None, true) => ControlState::ShutDown,
-        },
-        checkpoint: WalPosition { timeline: checkpointed, lsn: flushed },
-        redo: flushed,
-        min_recovery_end: WalPosition { timeline, lsn: flushed },
-        checksums: true,
-        standby_signal: standby,
-    }
-}
-
 impl PostgresDriver for FakeDriver {
     fn guard(&self) -> GuardSeen {
         self.here(|server| match &server.guard {
@@ -180,6 +165,7 @@ impl PostgresDriver for FakeDriver {
                 primary_epoch: Epoch::NONE,
                 realtime: false,
                 margin: Some(server.margin),
+                deadline: None,
                 reason: String::new(),
             });
         });
@@ -213,6 +199,8 @@ impl PostgresDriver for FakeDriver {
         });
         Ok(())
     }
+
+    async fn end_tools(&self, _deadline: Instant) {}
 
     async fn kill_orphans(&self, _deadline: Instant) -> Result<(), ActionError> {
         let attempt = Attempt::new("kill orphaned processes", Instant::now());
@@ -295,6 +283,7 @@ impl PostgresDriver for FakeDriver {
     async fn clone_from(
         &self,
         upstream: &Upstream,
+        _max_rate_kib: Option<u32>,
         progress: &(dyn Fn(u64, Option<u64>) + Send + Sync),
         deadline: Instant,
     ) -> Result<(), ActionError> {
@@ -304,6 +293,32 @@ impl PostgresDriver for FakeDriver {
         self.take_over(upstream, HalfMade::Clone, &attempt).await?;
         progress(CLONE_BYTES, Some(CLONE_BYTES));
         Ok(())
+    }
+
+    async fn reload(&self, _deadline: Instant) -> Result<Reloaded, ActionError> {
+        Ok(Reloaded::default())
+    }
+
+    fn want(&self, _conf: Option<ClusterConf>) {}
+
+    async fn apply_cluster(
+        &self,
+        _standby: bool,
+        _deadline: Instant,
+    ) -> Result<ClusterApplied, ActionError> {
+        Ok(ClusterApplied::default())
+    }
+
+    fn condemn_cluster(&self) -> Result<bool, ActionError> {
+        Ok(false)
+    }
+
+    async fn check_parameters(
+        &self,
+        values: &BTreeMap<String, String>,
+        _deadline: Instant,
+    ) -> Result<BTreeMap<String, Verdict>, ActionError> {
+        Ok(values.keys().map(|name| (name.clone(), Verdict::Reload)).collect())
     }
 
     async fn rewind(&self, upstream: &Upstream, deadline: Instant) -> Result<(), ActionError> {
@@ -437,11 +452,13 @@ impl PostgresDriver for FakeDriver {
         &self,
         peers: &[NodeId],
         positions: &[(NodeId, Lsn)],
+        gone: &[NodeId],
         deadline: Instant,
     ) -> Result<Vec<NodeId>, ActionError> {
         self.reached(&Attempt::new("keep replication slots", deadline)).await?;
         self.here(|server| {
             let replayed = server.data.replayed;
+            server.slots.retain(|peer, _| !gone.contains(peer));
             for peer in peers.iter().filter(|peer| **peer != self.node) {
                 server.slots.entry(peer.clone()).or_insert(replayed);
             }
@@ -557,7 +574,23 @@ impl PostgresDriver for FakeDriver {
         self.here(|server| server.margin)
     }
 
+    async fn survey(&self, _deadline: Instant) -> Result<Survey, ActionError> {
+        Ok(Survey::default())
+    }
+
+    async fn checkup(&self, deadline: Instant) -> Result<Checkup, ProbeError> {
+        self.measure(deadline).await
+    }
+
+    async fn knock(&self, at: &Upstream, deadline: Instant) -> Vec<Knock> {
+        self.knock_at(at, &Attempt::new("log in", deadline))
+    }
+
     fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    fn container_id(&self) -> Option<String> {
         None
     }
 

@@ -35,7 +35,7 @@ async fn pair() -> (FakeWorld, FakeDriver, FakeDriver) {
     permit(&n1, 1, Order::Standby);
     permit(&n1, 1, right(1, LONG));
     n1.promote(soon()).await.unwrap();
-    n2.clone_from(&upstream("n1"), &|_, _| {}, soon()).await.unwrap();
+    n2.clone_from(&upstream("n1"), None, &|_, _| {}, soon()).await.unwrap();
     n2.ensure_guard(soon()).await.unwrap();
     permit(&n2, 1, Order::Standby);
     (world, n1, n2)

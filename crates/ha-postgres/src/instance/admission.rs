@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout_at};
 
 use super::Instance;
-use super::settings::{self, HBA_FILE};
+use super::cluster_conf::hba_text;
+use super::settings::HBA_FILE;
 use crate::attempt::Attempt;
 use crate::driver::{ActionError, Effect};
 use crate::wire::Row;
@@ -27,8 +28,8 @@ impl Instance {
     pub(super) async fn admit(&self, admit: bool, attempt: &Attempt) -> Result<(), ActionError> {
         let lock = timeout_at(attempt.deadline(), self.admitting.lock());
         let mut loaded = lock.await.map_err(|_| attempt.timed_out())?;
-        let changed = self.rewrite(attempt, HBA_FILE, move |config, _, old| {
-            let wanted = settings::hba(config, admit);
+        let changed = self.rewrite(attempt, HBA_FILE, move |config, layout, old| {
+            let wanted = hba_text(config, layout, admit);
             (old != wanted).then_some(wanted)
         });
         if !changed.await? && *loaded == Some(admit) {

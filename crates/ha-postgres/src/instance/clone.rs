@@ -18,6 +18,7 @@ impl Instance {
     pub(super) async fn make_clone(
         &self,
         upstream: &Upstream,
+        max_rate_kib: Option<u32>,
         progress: &(dyn Fn(u64, Option<u64>) + Send + Sync),
         attempt: &Attempt,
     ) -> Result<(), ActionError> {
@@ -28,7 +29,7 @@ impl Instance {
             steps(&BEGIN, layout, config.run_as)
         });
         begun.await?;
-        self.run_basebackup(upstream, progress, attempt).await?;
+        self.run_basebackup(upstream, max_rate_kib, progress, attempt).await?;
         let placed = self
             .file_work(&changing, attempt, |config, layout| steps(&PLACE, layout, config.run_as));
         placed.await?;
@@ -52,6 +53,7 @@ impl Instance {
     async fn run_basebackup(
         &self,
         upstream: &Upstream,
+        max_rate_kib: Option<u32>,
         progress: &(dyn Fn(u64, Option<u64>) + Send + Sync),
         attempt: &Attempt,
     ) -> Result<(), ActionError> {
@@ -72,6 +74,8 @@ impl Instance {
             "--no-password".to_owned(),
             "--progress".to_owned(),
         ];
+        let max_rate = max_rate_kib.map(|kib| format!("--max-rate={kib}k"));
+        let args = args.into_iter().chain(max_rate);
         let tool = self.tool("pg_basebackup").args(args).pass_file(&self.layout.pass_file());
         let done = tool.on_line(&report).run(attempt.deadline()).await;
         // The data directory was not touched yet.

@@ -12,8 +12,9 @@ use ha_core::TimelineId;
 use ha_core::ancestry::TimelineSwitch;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
+use super::settings::USER_HBA_FILE;
 use super::{Instance, InstanceConfig, RunAs};
 use crate::attempt::Attempt;
 use crate::control_file::{self, ControlData, NativeError};
@@ -26,11 +27,11 @@ pub(crate) struct Layout {
     /// PGDATA.
     pub(crate) data_dir: PathBuf,
     /// Names the multi-step change that was begun and not finished.
-    pub(super) half_made: PathBuf,
+    pub(crate) half_made: PathBuf,
     /// Where a clone is made before it becomes the data directory.
     pub(super) cloning: PathBuf,
     /// Pass file and sockets; belongs to the server's user.
-    pub(super) run_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
 }
 
 /// How often a control file that looks damaged is read again, and after what pause: its server writes
@@ -42,8 +43,11 @@ const CONTROL_PAUSE: Duration = Duration::from_millis(2);
 const HALF_MADE: [(HalfMade, &str); 3] =
     [(HalfMade::Initdb, "initdb"), (HalfMade::Clone, "clone"), (HalfMade::Rewind, "rewind")];
 
+/// What the mark says while `haclt adopt` moves files: nothing is started, and nothing is made anew.
+pub(crate) const HALF_ADOPTED: &str = "adopt";
+
 impl Layout {
-    pub(super) fn of(data_dir: &Path) -> Result<Self, String> {
+    pub(crate) fn of(data_dir: &Path) -> Result<Self, String> {
         let (Some(parent), Some(name)) = (data_dir.parent(), data_dir.file_name()) else {
             return Err(format!("{} cannot be a data directory", data_dir.display()));
         };
@@ -93,10 +97,13 @@ impl Layout {
         match fs::read_to_string(&self.half_made) {
             Ok(text) => {
                 let kind = HALF_MADE.iter().find(|(_, name)| *name == text.trim());
-                kind.map_or_else(
-                    || Err(io::Error::other("it says nothing known")),
-                    |(kind, _)| Ok(Some(*kind)),
-                )
+                match kind {
+                    Some((kind, _)) => Ok(Some(*kind)),
+                    None if text.trim() == HALF_ADOPTED => Err(io::Error::other(
+                        "an adoption is half done: repeat `haclt adopt`, or undo it",
+                    )),
+                    None => Err(io::Error::other("it says nothing known")),
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -184,8 +191,21 @@ pub(crate) fn write_file(
     sync_parent(path).map(|()| true)
 }
 
+/// Returns the rules who may log in that an adopted database had; none if it was not adopted. Of a file
+/// that cannot be read nothing is known, so that it lets nobody in.
+pub(super) fn adopted_rules(layout: &Layout) -> Option<String> {
+    match fs::read(layout.in_data(USER_HBA_FILE)) {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            warn!(%error, file = USER_HBA_FILE, "could not read the rules of an adopted database");
+            Some(String::new())
+        }
+    }
+}
+
 /// Removes a file; that it is not there is no error.
-pub(super) fn remove_file(path: &Path) -> Result<(), String> {
+pub(crate) fn remove_file(path: &Path) -> Result<(), String> {
     match fs::remove_file(path) {
         Ok(()) => sync_parent(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -222,7 +242,7 @@ pub(super) fn remove_tree(path: &Path) -> Result<(), String> {
     }
 }
 
-pub(super) fn sync_parent(path: &Path) -> Result<(), String> {
+pub(crate) fn sync_parent(path: &Path) -> Result<(), String> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     File::open(parent)
         .and_then(|directory| directory.sync_all())
@@ -230,7 +250,7 @@ pub(super) fn sync_parent(path: &Path) -> Result<(), String> {
 }
 
 /// Returns whether the directory is there and holds nothing.
-pub(super) fn is_empty(path: &Path) -> io::Result<bool> {
+pub(crate) fn is_empty(path: &Path) -> io::Result<bool> {
     Ok(fs::read_dir(path)?.next().transpose()?.is_none())
 }
 
@@ -357,7 +377,7 @@ fn opens_for(path: &Path, owner: Option<RunAs>) -> bool {
 }
 
 /// Reads the control file again while it looks damaged: a server may be just writing it.
-fn read_whole(path: &Path) -> Result<ControlData, NativeError> {
+pub(crate) fn read_whole(path: &Path) -> Result<ControlData, NativeError> {
     let mut tries = 0;
     loop {
         match control_file::read(path) {

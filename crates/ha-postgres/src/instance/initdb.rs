@@ -39,7 +39,7 @@ impl Instance {
                 return Err(attempt.cannot(format!("the data directory is not empty: {what}")));
             }
         }
-        let password = format!("{}\n", self.config.superuser.password.expose());
+        let password = format!("{}\n", self.config.superuser.password.preferred().expose());
         let password_file = PasswordFile(self.layout.password_file());
         let begun = self.file_work(&changing, attempt, move |config, layout| {
             layout.set_mark(HalfMade::Initdb)?;
@@ -94,7 +94,8 @@ impl Instance {
         changing: &Changing,
         attempt: &Attempt,
     ) -> Result<(), ActionError> {
-        let verifier = scram_sha_256(self.config.replication.password.expose().as_bytes());
+        let verifier =
+            scram_sha_256(self.config.replication.password.preferred().expose().as_bytes());
         let user = identifier(&self.config.replication.name);
         let mut sql = format!(
             "CREATE ROLE {user} LOGIN REPLICATION PASSWORD {};\nGRANT pg_monitor TO {user};\n",
@@ -110,14 +111,15 @@ impl Instance {
     /// Logs in as the replication user; if that is refused, makes it, or gives it the password.
     pub(super) async fn mend_internal_user(&self, attempt: &Attempt) -> Result<bool, ActionError> {
         let config = &self.config;
-        let (host, port) = (&config.probe_host, config.port);
-        match sql::open(host, port, &config.replication, &[], attempt.deadline()).await {
+        match sql::open(&self.host(), config.port, &config.replication, &[], attempt.deadline())
+            .await
+        {
             Ok(_) => return Ok(false),
             // 28P01: wrong password, or no such user. 28000: it may not log in.
             Err(error) if matches!(error.code(), Some("28P01" | "28000")) => {}
             Err(error) => return Err(sql::action_error(attempt, &error, Effect::None)),
         }
-        let verifier = scram_sha_256(config.replication.password.expose().as_bytes());
+        let verifier = scram_sha_256(config.replication.password.preferred().expose().as_bytes());
         let name = literal(&config.replication.name);
         let user = identifier(&config.replication.name);
         let mut statement = format!(

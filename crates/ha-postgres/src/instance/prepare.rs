@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
+use super::cluster_conf;
 use super::directory::{
     Layout, empty_dir, make_own_directories, remove_file, remove_stale_sockets, write_file,
 };
@@ -54,7 +55,8 @@ impl Instance {
         self.expect_startable(attempt)?;
         self.configure(None, false, &changing, attempt).await?;
         let closed = self.file_work(&changing, attempt, move |config, layout| {
-            write_file(&layout.in_data(HBA_FILE), settings::hba(config, admit), config.run_as)
+            let rules = cluster_conf::hba_text(config, layout, admit);
+            write_file(&layout.in_data(HBA_FILE), rules, config.run_as)
         });
         closed.await.map(drop)
     }
@@ -92,6 +94,7 @@ impl Instance {
             return Err(attempt.cannot("it is a clone that was never a standby: no primary"));
         }
         let (major, control) = (self.data_major(attempt)?, self.read_control(attempt).await?);
+        self.write_cluster_conf(standby, changing, attempt).await?;
         self.write_settings(major, upstream, &BTreeMap::new(), &control, changing, attempt).await?;
         let raised = if standby { self.too_low(&control, attempt).await? } else { BTreeMap::new() };
         if !raised.is_empty() {
@@ -129,7 +132,8 @@ impl Instance {
             let settings = Settings { major, upstream: upstream.as_ref(), raised };
             write_generated(config, layout, &settings)?;
             edit(config, layout, "postgresql.conf", settings::with_include)?;
-            let strip = |text: &str| settings::stripped(text, &lowest);
+            let cluster = cluster_conf::names(layout);
+            let strip = |text: &str| settings::stripped(text, &lowest, &cluster);
             edit(config, layout, "postgresql.auto.conf", strip).map(drop)
         });
         done.await
@@ -233,7 +237,7 @@ impl Instance {
     }
 
     /// Waits for the right to change files of the data directory while the server may run.
-    async fn change_running(&self, attempt: &Attempt) -> Result<Changing, ActionError> {
+    pub(super) async fn change_running(&self, attempt: &Attempt) -> Result<Changing, ActionError> {
         let lock = std::sync::Arc::clone(&self.changing).lock_owned();
         let lock = tokio::time::timeout_at(attempt.deadline(), lock);
         Ok(std::sync::Arc::new(lock.await.map_err(|_| attempt.timed_out())?))
@@ -274,7 +278,8 @@ fn write_generated(
 ) -> Result<(), String> {
     let owner = config.run_as;
     write_file(&layout.pass_file(), settings::pass_file(config), owner)?;
-    write_file(&layout.in_data(HBA_FILE), settings::hba(config, true), owner)?;
+    let rules = cluster_conf::hba_text(config, layout, true);
+    write_file(&layout.in_data(HBA_FILE), rules, owner)?;
     write_file(&layout.in_data(CONF_FILE), settings::conf(config, layout, settings), owner)?;
     Ok(())
 }

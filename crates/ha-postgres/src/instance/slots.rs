@@ -70,15 +70,16 @@ fn mend(slot: Option<&Slot>, position: Option<Lsn>, replayed: Option<Lsn>) -> Me
 }
 
 impl Instance {
-    /// Only slots named like a peer are touched; all others belong to somebody else. Returns the peers
+    /// Only slots named like a peer, or like a node that is gone, are touched; all others belong to somebody else. Returns the peers
     /// whose slot had lost its WAL.
     pub(super) async fn mend_slots(
         &self,
         peers: &[NodeId],
         positions: &[(NodeId, Lsn)],
+        gone: &[NodeId],
         attempt: &Attempt,
     ) -> Result<Vec<NodeId>, ActionError> {
-        let answer = self.mend_each(peers, positions, attempt).await;
+        let answer = self.mend_each(peers, positions, gone, attempt).await;
         answer.map_err(|error| sql::action_error(attempt, &error, Effect::Unknown))
     }
 
@@ -86,6 +87,7 @@ impl Instance {
         &self,
         peers: &[NodeId],
         positions: &[(NodeId, Lsn)],
+        gone: &[NodeId],
         attempt: &Attempt,
     ) -> Result<Vec<NodeId>, WireError> {
         let deadline = attempt.deadline();
@@ -122,6 +124,12 @@ impl Instance {
                     run(&mut session, &sql, attempt).await?;
                 }
             }
+        }
+        let left = |slot: &&Slot| gone.iter().any(|node| slot.name == node.as_str());
+        for slot in slots.iter().filter(left).filter(|slot| slot.physical && !slot.active) {
+            let drop = format!("SELECT pg_drop_replication_slot({})", literal(&slot.name));
+            run(&mut session, &drop, attempt).await?;
+            info!(node = slot.name, "replication slot dropped: its node was taken out");
         }
         Ok(remade)
     }

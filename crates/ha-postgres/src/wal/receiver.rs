@@ -166,7 +166,11 @@ fn pass_file(dir: &Path) -> PathBuf {
 fn prepare(config: &ReceiverConfig) -> Result<(), String> {
     let ReceiverConfig { dir, replication, run_as, .. } = config;
     make_dir(dir, *run_as, 0o700)?;
-    write_file(&pass_file(dir), pass_line(replication), *run_as)?;
+    write_file(
+        &pass_file(dir),
+        pass_line(replication, &replication.password.preferred()),
+        *run_as,
+    )?;
     mend_partial(dir).map_err(|error: WalError| error.to_string())
 }
 

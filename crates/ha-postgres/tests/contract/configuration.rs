@@ -119,7 +119,7 @@ fn all_faults_of_a_configuration_are_reported_at_once() {
     let node = Node::new("n1");
     let mut config = node.driver.config().clone();
     config.superuser.name = "a\"b".to_owned();
-    config.replication.password = Secret::new("two\nlines");
+    config.replication.password = Secret::new("two\nlines").into();
     config.hba = vec!["a\nb".to_owned()];
     config.parameters = BTreeMap::from(
         [("Port", "1"), ("primary_conninfo", ""), ("wal_level", "minimal"), ("a b", "")]
@@ -168,8 +168,8 @@ fn files_with(dir: &Path, secrets: &[&str], found: &mut Vec<std::path::PathBuf>)
 async fn no_password_shows_in_a_log_a_file_or_a_process() {
     const SECRETS: [&str; 2] = ["Xq7superSecret", "Xq7replicationSecret"];
     let secret = |config: &mut ha_postgres::InstanceConfig| {
-        config.superuser.password = Secret::new(SECRETS[0]);
-        config.replication.password = Secret::new(SECRETS[1]);
+        config.superuser.password = Secret::new(SECRETS[0]).into();
+        config.replication.password = Secret::new(SECRETS[1]).into();
         config.parameters.insert("log_statement".to_owned(), "all".to_owned());
         config.parameters.insert("log_connections".to_owned(), "on".to_owned());
         config.parameters.insert("log_replication_commands".to_owned(), "on".to_owned());
@@ -186,7 +186,7 @@ async fn no_password_shows_in_a_log_a_file_or_a_process() {
     });
     let (n1, n2) = (Node::with("n1", secret), Node::with("n2", secret));
     n1.become_primary().await;
-    n2.driver.clone_from(&n1.upstream(), &|_, _| {}, soon(60)).await.unwrap();
+    n2.driver.clone_from(&n1.upstream(), None, &|_, _| {}, soon(60)).await.unwrap();
     n2.start().await;
     n2.streams().await;
     n2.driver.follow(None, soon(10)).await.unwrap();
@@ -216,4 +216,23 @@ async fn no_password_shows_in_a_log_a_file_or_a_process() {
         }
     }
     assert_eq!(format!("{:?}", n1.driver).matches("Secret\"").count(), 0);
+}
+
+#[tokio::test]
+async fn are_read_again_by_order_unless_something_is_wrong_with_them() {
+    let node = Node::new_primary("n1").await;
+    let file = node.data().join("postgresql.conf");
+    let original = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{original}\nwork_mem = '9MB'\nmax_connections = 77\n")).unwrap();
+    let reloaded = node.driver.reload(soon(10)).await.unwrap();
+    assert_eq!(reloaded.faults, Vec::<String>::new());
+    assert_eq!(reloaded.pending_restart, ["max_connections"]);
+    assert_eq!(node.sql("SHOW work_mem"), "9MB");
+    std::fs::write(&file, format!("{original}\nwork_mem = 'much'\n")).unwrap();
+    let reloaded = node.driver.reload(soon(10)).await.unwrap();
+    assert!(reloaded.faults.iter().any(|fault| fault.contains("work_mem")), "{reloaded:?}");
+    assert_eq!(node.sql("SHOW work_mem"), "9MB");
+    std::fs::write(&file, original).unwrap();
+    assert_eq!(node.driver.reload(soon(10)).await.unwrap().faults, Vec::<String>::new());
+    assert_ne!(node.sql("SHOW work_mem"), "9MB");
 }

@@ -127,7 +127,7 @@ async fn a_clone_that_was_cut_off_leaves_the_old_data_and_the_next_one_succeeds(
     let cloning = n2.dir.path().join("data.cloning");
     let upstream = n1.upstream();
     let done = tokio::select! {
-        done = n2.driver.clone_from(&upstream, &|_, _| {}, soon(60)) => Some(done),
+        done = n2.driver.clone_from(&upstream, None, &|_, _| {}, soon(60)) => Some(done),
         () = until("it copies", async || cloning.join("base").exists().then_some(())) => None,
     };
     assert_eq!(done, None, "too quick");
@@ -142,7 +142,7 @@ async fn a_clone_that_was_cut_off_leaves_the_old_data_and_the_next_one_succeeds(
     let nowhere = format!("host=127.0.0.1 port={} user=x", n2.port);
     let left = LeftBehind::start(&n2, "pg_receivewal", &["--dbname", &nowhere, "-D", "/tmp"]);
     let later = driver(n2.driver.config().clone());
-    later.clone_from(&upstream, &|_, _| {}, soon(60)).await.unwrap();
+    later.clone_from(&upstream, None, &|_, _| {}, soon(60)).await.unwrap();
     left.ends().await;
     assert!(!cloning.exists());
     assert!(n2.dir.path().join("data.aside-0001-reclone/PG_VERSION").exists());
@@ -181,7 +181,7 @@ async fn a_rewind_without_the_wal_it_needs_fails_and_a_clone_mends_it() {
     assert_eq!(n1.driver.inspect(soon(5)).await, DataDir::HalfMade(HalfMade::Rewind), "{said}");
     let refused = n1.driver.prepare_standby(Some(&n2.upstream()), soon(5)).await;
     assert!(matches!(refused, Err(ActionError::Cannot { .. })), "{refused:?}");
-    n1.driver.clone_from(&n2.upstream(), &|_, _| {}, soon(60)).await.unwrap();
+    n1.driver.clone_from(&n2.upstream(), None, &|_, _| {}, soon(60)).await.unwrap();
     n1.start().await;
     n1.catches_up_with(&n2).await;
 }

@@ -40,7 +40,7 @@ async fn primary(change: impl FnOnce(&mut InstanceConfig)) -> Node {
 
 async fn standby(name: &str, of: &Node) -> Node {
     let node = Node::with(name, quiet);
-    node.driver.clone_from(&of.upstream(), &|_, _| {}, soon(60)).await.unwrap();
+    node.driver.clone_from(&of.upstream(), None, &|_, _| {}, soon(60)).await.unwrap();
     node.start().await;
     node.catches_up_with(of).await;
     node
@@ -309,7 +309,7 @@ async fn a_rewind_killed_again_and_again_ends_as_a_standby_or_asks_for_a_clone()
     if again.is_err() {
         assert!(matches!(again, Err(ActionError::Cannot { .. })), "{again:?}");
         assert_eq!(n1.driver.inspect(soon(5)).await, DataDir::HalfMade(HalfMade::Rewind));
-        n1.driver.clone_from(&upstream, &|_, _| {}, soon(120)).await.unwrap();
+        n1.driver.clone_from(&upstream, None, &|_, _| {}, soon(120)).await.unwrap();
     }
     follows(&n1, &n2).await;
 }
@@ -341,7 +341,7 @@ async fn a_rewind_whose_upstream_dies_is_repeated_when_it_is_back() {
     println!("again: {again:?}");
     if again.is_err() {
         assert!(matches!(again, Err(ActionError::Cannot { .. })), "{again:?}");
-        n1.driver.clone_from(&upstream, &|_, _| {}, soon(60)).await.unwrap();
+        n1.driver.clone_from(&upstream, None, &|_, _| {}, soon(60)).await.unwrap();
     }
     follows(&n1, &n2).await;
 }
@@ -424,7 +424,7 @@ async fn a_clone_that_dies_in_any_way_leaves_the_old_data_and_the_next_one_succe
     let cloning = n2.dir.path().join("data.cloning");
 
     // pg_basebackup is killed.
-    let (data, copying) = (n2.data(), n2.driver.clone_from(&upstream, &|_, _| {}, soon(60)));
+    let (data, copying) = (n2.data(), n2.driver.clone_from(&upstream, None, &|_, _| {}, soon(60)));
     let killing = async {
         kill(tool_that_wrote(data, "pg_basebackup", 20 << 20).await);
     };
@@ -433,7 +433,7 @@ async fn a_clone_that_dies_in_any_way_leaves_the_old_data_and_the_next_one_succe
     assert_eq!(n2.driver.inspect(soon(5)).await, before);
 
     // The upstream is killed.
-    let (data, copying) = (n2.data(), n2.driver.clone_from(&upstream, &|_, _| {}, soon(60)));
+    let (data, copying) = (n2.data(), n2.driver.clone_from(&upstream, None, &|_, _| {}, soon(60)));
     let killing = async {
         tool_that_wrote(data, "pg_basebackup", 20 << 20).await;
         n1.crash().await;
@@ -457,7 +457,7 @@ async fn a_clone_that_dies_in_any_way_leaves_the_old_data_and_the_next_one_succe
     let left = LeftBehind::start(&n2, "pg_basebackup", &args);
     until("it copies", async || cloning.join("base").exists().then_some(())).await;
     let later = driver(n2.driver.config().clone());
-    later.clone_from(&upstream, &|_, _| {}, soon(60)).await.unwrap();
+    later.clone_from(&upstream, None, &|_, _| {}, soon(60)).await.unwrap();
     left.ends().await;
     assert!(aside(&n2).len() == 1 && aside(&n2)[0].join("PG_VERSION").exists());
 
@@ -469,7 +469,7 @@ async fn a_clone_that_dies_in_any_way_leaves_the_old_data_and_the_next_one_succe
     assert_eq!(n2.driver.inspect(soon(5)).await, DataDir::HalfMade(HalfMade::Clone));
     let refused = n2.driver.prepare_standby(Some(&upstream), soon(5)).await;
     assert!(matches!(refused, Err(ActionError::Cannot { .. })), "{refused:?}");
-    n2.driver.clone_from(&upstream, &|_, _| {}, soon(60)).await.unwrap();
+    n2.driver.clone_from(&upstream, None, &|_, _| {}, soon(60)).await.unwrap();
     assert_eq!(aside(&n2).len(), 1, "the half-made copy was kept");
     follows(&n2, &n1).await;
 }

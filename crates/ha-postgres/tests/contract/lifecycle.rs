@@ -40,7 +40,7 @@ async fn a_clone_streams_and_follows_whoever_is_promoted() {
     let n2 = Node::new("n2");
     let seen = std::sync::Mutex::new(Vec::new());
     let progress = |done, total| seen.lock().unwrap().push((done, total));
-    n2.driver.clone_from(&n1.upstream(), &progress, soon(60)).await.unwrap();
+    n2.driver.clone_from(&n1.upstream(), None, &progress, soon(60)).await.unwrap();
     let (done, total) = seen.lock().unwrap().last().copied().unwrap();
     assert!(done > 1 << 20 && total.is_some_and(|total| total >= done), "{done} of {total:?}");
     n2.start().await;
@@ -59,7 +59,7 @@ async fn a_clone_streams_and_follows_whoever_is_promoted() {
     n2.right(2);
     let begin = n2.promote().await;
     n3.driver.follow(Some(&n2.upstream()), soon(10)).await.unwrap();
-    n2.driver.keep_slots(&[n1.name.clone(), n3.name.clone()], &[], soon(5)).await.unwrap();
+    n2.driver.keep_slots(&[n1.name.clone(), n3.name.clone()], &[], &[], soon(5)).await.unwrap();
     n2.sql("INSERT INTO t VALUES (0)");
     let committed = n2.committed();
     let caught = n3.catches_up_with(&n2).await;
@@ -125,11 +125,10 @@ async fn a_diverged_primary_is_rewound_and_its_end_of_wal_was_right_to_the_byte(
     // The number in its lock file belongs to a stranger of the same user by now (rule 48).
     let stranger = Stranger::in_lock_file_of(&n1);
     let upstream = n2.upstream();
-    let (rewound, checkpointed) = tokio::join!(n1.driver.rewind(&upstream, soon(30)), async {
-        // The rewind waits for that (rule 59).
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        n2.driver.checkpoint(soon(10)).await
-    });
+    let mut rewind = Box::pin(n1.driver.rewind(&upstream, soon(30)));
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut rewind).await;
+    assert!(early.is_err(), "it waits for the new primary's checkpoint (rule 59): {early:?}");
+    let (rewound, checkpointed) = tokio::join!(rewind, n2.driver.checkpoint(soon(10)));
     checkpointed.unwrap();
     rewound.unwrap();
     drop(stranger);

@@ -1,6 +1,9 @@
 //! What every driver must do, whatever it runs the programs in.
 
+mod checkups;
+mod cluster_conf;
 mod configuration;
+mod credentials;
 mod directories;
 mod diverged;
 mod guards;

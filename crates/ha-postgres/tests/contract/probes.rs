@@ -33,7 +33,7 @@ async fn a_stopped_server_refuses_and_a_wrong_password_is_named_as_such() {
     assert_eq!(node.driver.probe(soon(5)).await, Err(ProbeError::Refused));
     node.become_primary().await;
     let mut config = node.driver.config().clone();
-    config.superuser.password = Secret::new("another");
+    config.superuser.password = Secret::new("another").into();
     let stranger = crate::support::driver(config);
     let seen = stranger.probe(soon(5)).await;
     assert!(matches!(&seen, Err(ProbeError::Authentication(_))), "{seen:?}");
@@ -51,7 +51,7 @@ async fn a_stopped_server_refuses_and_a_wrong_password_is_named_as_such() {
 async fn a_server_that_is_starting_is_alive_but_not_ready() {
     let primary = Node::new_primary("n1").await;
     let node = Node::new("n2");
-    node.driver.clone_from(&primary.upstream(), &|_, _| {}, soon(60)).await.unwrap();
+    node.driver.clone_from(&primary.upstream(), None, &|_, _| {}, soon(60)).await.unwrap();
     // Without the WAL of the backup it cannot become consistent, and there is nobody to ask for it.
     for file in std::fs::read_dir(node.data().join("pg_wal")).unwrap() {
         let file = file.unwrap().path();

@@ -21,8 +21,8 @@ async fn are_made_on_both_sides_advanced_within_what_is_replayed_and_mended() {
     let n2 = Node::new_standby("n2", &n1).await;
     let peers: Vec<NodeId> = ["n1", "n2", "n3"].iter().map(|name| name.parse().unwrap()).collect();
     n1.sql("SELECT pg_create_physical_replication_slot('foreign_one')");
-    n1.driver.keep_slots(&peers, &[], soon(5)).await.unwrap();
-    n2.driver.keep_slots(&peers, &[], soon(5)).await.unwrap();
+    n1.driver.keep_slots(&peers, &[], &[], soon(5)).await.unwrap();
+    n2.driver.keep_slots(&peers, &[], &[], soon(5)).await.unwrap();
     assert_eq!(slots(&n1), "foreign_one,n2,n3");
     assert_eq!(slots(&n2), "n1,n3");
     n1.sql("CREATE TABLE t AS SELECT generate_series(1, 10000)");
@@ -30,15 +30,15 @@ async fn are_made_on_both_sides_advanced_within_what_is_replayed_and_mended() {
     let before = restart(&n2, "n3");
     let at = |lsn| [("n3".parse().unwrap(), lsn)];
     // Forward only, and never past what is replayed here.
-    n2.driver.keep_slots(&peers, &at(Lsn(before.0 + 1)), soon(5)).await.unwrap();
+    n2.driver.keep_slots(&peers, &at(Lsn(before.0 + 1)), &[], soon(5)).await.unwrap();
     assert_eq!(restart(&n2, "n3"), Lsn(before.0 + 1));
-    n2.driver.keep_slots(&peers, &at(Lsn(1)), soon(5)).await.unwrap();
+    n2.driver.keep_slots(&peers, &at(Lsn(1)), &[], soon(5)).await.unwrap();
     assert_eq!(restart(&n2, "n3"), Lsn(before.0 + 1));
-    n2.driver.keep_slots(&peers, &at(Lsn(u64::MAX)), soon(5)).await.unwrap();
+    n2.driver.keep_slots(&peers, &at(Lsn(u64::MAX)), &[], soon(5)).await.unwrap();
     assert!(restart(&n2, "n3") >= replayed);
     // On a primary the peer's own connection moves it.
     let kept = restart(&n1, "n3");
-    n1.driver.keep_slots(&peers, &at(replayed), soon(5)).await.unwrap();
+    n1.driver.keep_slots(&peers, &at(replayed), &[], soon(5)).await.unwrap();
     assert_eq!(restart(&n1, "n3"), kept);
     // One that lost its WAL is made anew.
     n1.sql("ALTER SYSTEM SET max_slot_wal_keep_size = 0");
@@ -52,9 +52,12 @@ async fn are_made_on_both_sides_advanced_within_what_is_replayed_and_mended() {
     assert_eq!(n1.sql(lost), "lost");
     n1.sql("ALTER SYSTEM RESET ALL");
     n1.sql("SELECT pg_reload_conf()");
-    let remade = n1.driver.keep_slots(&peers, &[], soon(5)).await.unwrap();
+    let remade = n1.driver.keep_slots(&peers, &[], &[], soon(5)).await.unwrap();
     assert_eq!(remade, ["n3".parse().unwrap()]);
     assert_eq!(n1.sql(lost), "reserved");
-    assert_eq!(n1.driver.keep_slots(&peers, &[], soon(5)).await.unwrap(), []);
+    assert_eq!(n1.driver.keep_slots(&peers, &[], &[], soon(5)).await.unwrap(), []);
     assert_eq!(slots(&n1), "foreign_one,n2,n3");
+    // Of nodes that are gone, those go that nobody uses.
+    n1.driver.keep_slots(&[], &[], &peers, soon(5)).await.unwrap();
+    assert_eq!(slots(&n1), "foreign_one,n2");
 }

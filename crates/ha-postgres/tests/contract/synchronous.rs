@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::support::{Node, SUPERUSER_PASSWORD, bin_dir, run_as, soon, until};
 use ha_core::permit::StopMode;
 use ha_core::{Lsn, NodeId};
-use ha_postgres::driver::{ActionError, PostgresDriver, Receivers, Synchronous};
+use ha_postgres::driver::{ActionError, Detached, PostgresDriver, Receivers, Synchronous};
 use rustix::process::Signal;
 use tokio::time::Instant;
 
@@ -307,7 +307,10 @@ async fn a_detached_standby_receives_nothing_more_until_it_follows_again() {
         // As when it is asked twice; and several turns of the startup process later.
         for _ in 0..3 {
             let again = n2.driver.detach(soon(10)).await.unwrap();
-            assert_eq!(again, detached);
+            // Replay that looks for more in this very moment is not known to have seen the end: the cautious
+            // answer, which no election goes by.
+            let positions = |it: &Detached| Detached { exhausted: true, ..*it };
+            assert_eq!(positions(&again), positions(&detached));
             tokio::time::sleep(Duration::from_millis(150)).await;
         }
         let seen = n2.driver.probe(soon(5)).await.unwrap();
@@ -327,7 +330,7 @@ async fn a_standby_whose_replay_is_held_up_is_detached_all_the_same() {
         let never = "-1".to_owned();
         config.parameters.insert("max_standby_streaming_delay".to_owned(), never);
     });
-    n2.driver.clone_from(&n1.upstream(), &|_, _| {}, soon(60)).await.unwrap();
+    n2.driver.clone_from(&n1.upstream(), None, &|_, _| {}, soon(60)).await.unwrap();
     n2.start().await;
     n2.streams().await;
     n2.catches_up_with(&n1).await;
@@ -464,7 +467,7 @@ async fn the_kept_session_survives_a_restart_and_callers_that_give_up() {
          WHERE application_name = 'haclt' AND backend_type = 'client backend'",
     );
     receivers(&n1).await;
-    n1.driver.keep_slots(&[slot], &[], soon(5)).await.unwrap();
+    n1.driver.keep_slots(&[slot], &[], &[], soon(5)).await.unwrap();
     n1.stop(StopMode::Fast).await;
     assert!(n1.driver.receivers(soon(5)).await.is_err());
     n1.driver.prepare_standby(None, soon(10)).await.unwrap();

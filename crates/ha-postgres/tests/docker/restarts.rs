@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ha_core::Epoch;
-use ha_core::permit::{Order, RunState, StopMode};
+use ha_core::permit::{GuardStatus, Order, RunState, StopMode};
 use ha_postgres::InstanceConfig;
 use ha_postgres::driver::{ActionError, GuardSeen, PostgresDriver, ProbeError};
 
@@ -36,8 +36,12 @@ async fn a_restarted_container_starts_nothing_under_the_permit_of_before() {
         .await;
         assert_eq!((idle.run, idle.postmaster), (before.run, None));
         n1.right(1);
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        assert_eq!(n1.status().unwrap().state, RunState::Idle);
+        // It has looked at that permit again and again.
+        let later = until("it reports again", async || {
+            let since = |status: &GuardStatus| status.heartbeat.since(idle.heartbeat);
+            n1.status().filter(|status| since(status) >= Duration::from_millis(500))
+        });
+        assert_eq!(later.await.state, RunState::Idle);
         assert_eq!(n1.driver.probe(soon(5)).await, Err(ProbeError::Refused));
         // Not even as a new run: only a guard that saw the crash may start a primary in place.
         n1.next_run();

@@ -52,7 +52,7 @@ impl Witness {
             dir: wal.clone(),
             replication: Role {
                 name: "haclt_replication".to_owned(),
-                password: Secret::new(REPLICATION_PASSWORD),
+                password: Secret::new(REPLICATION_PASSWORD).into(),
             },
             run_as: run_as(),
         });
@@ -324,7 +324,7 @@ async fn why_a_receiver_ends_is_told() {
     let error = other.end_of_receiving(&n1.upstream()).await;
     assert!(matches!(error, ReceiveError::Disk(_)), "{error}");
     let mut config = n3.receiver.config().clone();
-    config.replication.password = Secret::new("wrong");
+    config.replication.password = Secret::new("wrong").into();
     let Err(error) = Receiver::new(config).run(&n1.upstream()).await;
     assert!(matches!(error, ReceiveError::Unreachable(_)), "{error}");
 }

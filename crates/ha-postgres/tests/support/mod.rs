@@ -236,11 +236,11 @@ impl Node {
             own_network: false,
             superuser: Role {
                 name: "postgres".to_owned(),
-                password: Secret::new(SUPERUSER_PASSWORD),
+                password: Secret::new(SUPERUSER_PASSWORD).into(),
             },
             replication: Role {
                 name: "haclt_replication".to_owned(),
-                password: Secret::new(REPLICATION_PASSWORD),
+                password: Secret::new(REPLICATION_PASSWORD).into(),
             },
             run_as: if DOCKER { None } else { run_as() },
             margin: Duration::from_millis(100),
@@ -316,7 +316,7 @@ impl Node {
     /// A new standby of `primary`, streaming.
     pub(crate) async fn new_standby(name: &str, primary: &Node) -> Self {
         let node = Self::new(name);
-        node.driver.clone_from(&primary.upstream(), &|_, _| {}, soon(60)).await.unwrap();
+        node.driver.clone_from(&primary.upstream(), None, &|_, _| {}, soon(60)).await.unwrap();
         node.start().await;
         node.streams().await;
         node

@@ -228,6 +228,7 @@ async fn a_hole_is_refused_and_so_is_an_entry_too_large_for_a_record() {
     let large = Command::Vacate {
         epoch: ha_core::Epoch(1),
         reason: ha_core::state::VacateReason::Released { why: "x".repeat(70_000) },
+        pauses: 0,
     };
     let large = Entry { log_id: log_id(1, 0), payload: Payload::Normal(Proposal(large)) };
     let e = append(&mut store, vec![large]).await.unwrap_err();

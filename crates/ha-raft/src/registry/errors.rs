@@ -253,6 +253,43 @@ impl TransferError {
     }
 }
 
+/// A member that was not replaced, or not completely: given again, the same order goes on where it ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplaceError {
+    /// This node is not the leader.
+    #[error("cannot replace a member: {}", leader_is(leader.as_ref()))]
+    NotLeader {
+        /// Who is, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// The leader's own store is at work.
+    #[error("cannot replace node {node}: it leads the group")]
+    Leads {
+        /// This node.
+        node: NodeId,
+    },
+    /// Not done in time.
+    #[error("could not {step} node {node} within {waited_ms} ms")]
+    TimedOut {
+        /// What was under way.
+        step: &'static str,
+        /// Which member.
+        node: NodeId,
+        /// For how long was waited.
+        waited_ms: u64,
+    },
+    /// Raft said no.
+    #[error("could not {step} node {node}: {why}")]
+    Failed {
+        /// What was under way.
+        step: &'static str,
+        /// Which member.
+        node: NodeId,
+        /// Raft's own words.
+        why: String,
+    },
+}
+
 fn leader_is(leader: Option<&NodeId>) -> String {
     leader.map_or_else(|| "no leader is known".to_owned(), |id| format!("the leader is {id}"))
 }

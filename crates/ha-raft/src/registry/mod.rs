@@ -30,13 +30,16 @@ use crate::log_store::{self, LogStore, StoreError, StoreOptions};
 use crate::state_machine::StateMachine;
 use crate::state_machine::snapshot::Snapshots;
 use crate::store_dir::StoreDir;
-use crate::transport::{MESSAGE_BYTES_MAX, MESSAGE_ENTRIES_MAX, Network, Peers, RaftService};
+use crate::transport::{Cut, MESSAGE_BYTES_MAX, MESSAGE_ENTRIES_MAX, Network, Peers, RaftService};
 use crate::types::{CommittedLeader, ENTRY_BYTES_MAX, Proposal, TypeConfig, VoterId};
 
 mod errors;
+mod replace;
 mod status;
 
-pub use errors::{ConfirmError, Effect, InitializeError, OpenError, ProposeError, TransferError};
+pub use errors::{
+    ConfirmError, Effect, InitializeError, OpenError, ProposeError, ReplaceError, TransferError,
+};
 pub use status::{Leadership, RaftStatus};
 
 pub use crate::state_machine::Applied;
@@ -89,6 +92,7 @@ struct Inner {
     dir: StoreDir,
     state: watch::Receiver<Arc<Applied>>,
     leadership: watch::Receiver<Leadership>,
+    cut: Cut,
     election_min: Duration,
     election_max: Duration,
 }
@@ -106,15 +110,26 @@ impl RaftHandle {
         let (dir, store) = log_store::open(&dir, &cluster, &node, StoreOptions::default())
             .await
             .map_err(OpenError::Store)?;
-        match Self::start(config, cluster, node, peers, &dir, &store).await {
+        let peers = Arc::new(Peers::new(cluster, node.clone(), peers));
+        let cut = peers.cut().clone();
+        match Self::start(config, node, peers, &dir, &store).await {
             Ok((raft, state)) => {
                 let (publish, leadership) = watch::channel(Leadership::default());
                 let watching =
                     status::watch_leadership(raft.clone(), store.clone(), Arc::new(publish));
                 tokio::spawn(watching);
-                let inner =
-                    Inner { raft, store, dir, state, leadership, election_min, election_max };
-                Ok(Self { inner: Arc::new(inner) })
+                Ok(Self {
+                    inner: Arc::new(Inner {
+                        raft,
+                        store,
+                        dir,
+                        state,
+                        leadership,
+                        cut,
+                        election_min,
+                        election_max,
+                    }),
+                })
             }
             Err(e) => {
                 store.close().await;
@@ -125,9 +140,8 @@ impl RaftHandle {
 
     async fn start(
         config: Config,
-        cluster: String,
         node: NodeId,
-        peers: BTreeMap<NodeId, String>,
+        peers: Arc<Peers>,
         dir: &StoreDir,
         store: &LogStore,
     ) -> Result<(Raft, watch::Receiver<Arc<Applied>>), OpenError> {
@@ -137,7 +151,7 @@ impl RaftHandle {
             Err(StoreError::Panicked { path: dir.snapshots(), what: e.to_string() })
         });
         let (machine, state) = StateMachine::new(snapshots.map_err(OpenError::Store)?);
-        let network = Network::new(Arc::new(Peers::new(cluster, node.clone(), peers)));
+        let network = Network::new(peers);
         let raft =
             Raft::new(VoterId(node), Arc::new(config), network, store.clone(), machine).await;
         Ok((raft.map_err(|e| OpenError::Raft { what: e.to_string() })?, state))
@@ -150,6 +164,13 @@ impl RaftHandle {
         RaftServer::new(service)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Returns the switch that cuts this node off from its peers, for a rehearsed partition. It is Raft's own
+    /// messages that it swallows here; whoever owns other lines to the peers cuts those.
+    #[must_use]
+    pub fn cut(&self) -> Cut {
+        self.inner.cut.clone()
     }
 
     /// Returns the random identity of this node's store.
@@ -227,7 +248,8 @@ impl RaftHandle {
         bound_to_term: Option<u64>,
         limit: Duration,
     ) -> Result<Outcome, ProposeError> {
-        let proposal = Proposal(command);
+        let proposal =
+            Proposal(Command::At { at_unix_ms: wall_unix_ms(), command: Box::new(command) });
         let bytes = serde_json::to_vec(&proposal).map_or(usize::MAX, |bytes| bytes.len());
         // What surrounds a command in its entry is a few bytes.
         if bytes > ENTRY_BYTES_MAX - 64 {
@@ -417,6 +439,13 @@ impl RaftHandle {
 struct Identity {
     node: NodeId,
     store_id: u128,
+}
+
+/// The wall clock, milliseconds of Unix time: for people only.
+#[expect(clippy::disallowed_methods, reason = "the record says when things happened")]
+fn wall_unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn config(settings: &RaftSettings) -> Result<Config, OpenError> {

@@ -42,6 +42,8 @@ pub struct RaftStatus {
     pub is_leader: bool,
     /// Who votes.
     pub voters: Vec<NodeId>,
+    /// Whether a change of the voters is half done: two majorities are needed until it is finished.
+    pub is_joint: bool,
     /// Everyone in the group, with address and store.
     pub members: BTreeMap<NodeId, Member>,
     /// Index of the last entry in this node's log.
@@ -88,6 +90,7 @@ pub(super) fn status(metrics: Metrics, store: &LogStore) -> RaftStatus {
         is_leader,
         failure,
         voters: membership.voter_ids().map(|id| id.0).collect(),
+        is_joint: membership.get_joint_config().len() > 1,
         members: members.collect(),
         last_log: metrics.last_log_index,
         last_applied: metrics.last_applied.map(|id| id.index),

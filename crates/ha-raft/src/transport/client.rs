@@ -100,9 +100,16 @@ impl Client {
             to_store: self.to_store.clone(),
             payload,
         };
+        if self.peers.cut().swallowed(limit).await {
+            return Err(self.silent(action, limit));
+        }
         let (client, generation) =
             self.peer.client(lane).map_err(|e| self.unreachable(&chain(&e)))?;
         let answer = tokio::time::timeout(limit, send(rpc, client, request)).await;
+        if self.peers.cut().left().is_some() {
+            // It came through while the line was being cut.
+            return Err(self.silent(action, limit));
+        }
         let reply = match answer {
             Ok(Ok(reply)) => {
                 self.peer.answered(lane, generation);
@@ -120,9 +127,7 @@ impl Client {
             }
             Err(_) => {
                 self.peer.silent(lane, generation);
-                let id = VoterId(self.peers.me().clone());
-                let target = self.target.clone();
-                return Err(RPCError::Timeout(Timeout { action, id, target, timeout: limit }));
+                return Err(self.silent(action, limit));
             }
         };
         if reply.format != FORMAT {
@@ -130,6 +135,11 @@ impl Client {
         }
         serde_json::from_slice(&reply.payload)
             .map_err(|e| self.unreachable(&format!("its answer is not understood: {e}")))
+    }
+
+    fn silent(&self, action: RPCTypes, limit: Duration) -> Failed {
+        let (id, target) = (VoterId(self.peers.me().clone()), self.target.clone());
+        RPCError::Timeout(Timeout { action, id, target, timeout: limit })
     }
 
     fn unreachable(&self, why: &str) -> Failed {

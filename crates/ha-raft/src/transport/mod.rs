@@ -15,10 +15,12 @@ use serde::{Deserialize, Serialize};
 use crate::types::{ENTRY_BYTES_MAX, SnapshotMeta, Vote};
 
 mod client;
+mod cut;
 mod peer;
 mod server;
 
 pub use client::Network;
+pub use cut::Cut;
 pub use peer::Peers;
 pub use server::RaftService;
 

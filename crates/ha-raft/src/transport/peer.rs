@@ -8,7 +8,7 @@ use ha_core::NodeId;
 use ha_proto::v1::raft_client::RaftClient;
 use tonic::transport::{Channel, Endpoint};
 
-use super::MESSAGE_BYTES_MAX;
+use super::{Cut, MESSAGE_BYTES_MAX};
 use crate::types::{Member, VoterId};
 
 /// How long connecting may take.
@@ -37,13 +37,20 @@ pub struct Peers {
     me: NodeId,
     addresses: BTreeMap<NodeId, String>,
     open: Mutex<BTreeMap<(NodeId, String), Arc<Peer>>>,
+    cut: Cut,
 }
 
 impl Peers {
     /// Returns no connections yet. `addresses` come before those of the membership.
     #[must_use]
     pub fn new(cluster: String, me: NodeId, addresses: BTreeMap<NodeId, String>) -> Self {
-        Self { cluster, me, addresses, open: Mutex::default() }
+        Self { cluster, me, addresses, open: Mutex::default(), cut: Cut::default() }
+    }
+
+    /// Returns the switch that cuts this node off from its peers.
+    #[must_use]
+    pub fn cut(&self) -> &Cut {
+        &self.cut
     }
 
     /// Returns this node.

@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "figures are printed for the record")]
 
+mod recovery;
 mod refusals;
+mod replace;
 mod support;
 
 use std::time::Duration;

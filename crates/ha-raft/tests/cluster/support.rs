@@ -226,6 +226,7 @@ pub(crate) fn describe(node: &str, round: u64) -> Command {
         grpc: format!("{node}:7400"),
         postgres: format!("{node}:{round}"),
         keeps_wal: true,
+        sync: true,
     };
     if round == 1 {
         Command::Found {

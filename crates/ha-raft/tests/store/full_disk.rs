@@ -112,7 +112,7 @@ async fn a_store_that_fails_stops_the_node_and_says_why_at_the_front_door() {
     let why = "x".repeat(60_000);
     let error = loop {
         let reason = VacateReason::Released { why: why.clone() };
-        let command = Command::Vacate { epoch: Epoch(1), reason };
+        let command = Command::Vacate { epoch: Epoch(1), reason, pauses: 0 };
         match raft.propose(command, None, limit).await {
             Ok(_) | Err(ProposeError::NotLeader { .. } | ProposeError::NotReady) => {}
             Err(e) => break e,

@@ -120,7 +120,8 @@ pub(crate) async fn open(root: &Path, trust_sled: bool) -> Result<LogStore, Stor
 pub(crate) fn sample(term: u64, index: u64) -> Entry {
     let length = usize::try_from(index * 37 % 600).unwrap();
     let why = format!("{term}.{index} {}", "x".repeat(length));
-    let command = Command::Vacate { epoch: Epoch(index), reason: VacateReason::Released { why } };
+    let reason = VacateReason::Released { why };
+    let command = Command::Vacate { epoch: Epoch(index), reason, pauses: 0 };
     Entry { log_id: log_id(term, index), payload: Payload::Normal(Proposal(command)) }
 }
 

@@ -1,5 +1,9 @@
 //! `haclt config`.
 
+mod edit;
+mod lines;
+mod several;
+
 use std::io::Write;
 use std::time::Duration;
 
@@ -16,7 +20,9 @@ use crate::{CliError, ExitCode, Streams};
 /// Show or change the configuration that all nodes share
 ///
 /// It is replicated: any agent can be asked, and a change reaches every node. What belongs to one
-/// node alone stands in the configuration file of its agent.
+/// node alone stands in the configuration file of its agent. Keys: `durability.mode`;
+/// `postgres.parameters.NAME`, a parameter of every server; `postgres.primary.NAME` and
+/// `postgres.standby.NAME`, of the servers in that role; `postgres.hba.NNN`, a rule of `pg_hba.conf`.
 #[derive(Debug, Args)]
 pub struct Config {
     #[command(subcommand)]
@@ -28,6 +34,10 @@ enum Command {
     Show(Show),
     Get(Get),
     Set(Set),
+    Unset(several::Unset),
+    Edit(edit::Edit),
+    Validate(several::Validate),
+    History(several::History),
 }
 
 /// Show all keys, what they are set to, and what is in force
@@ -54,7 +64,8 @@ struct Get {
 ///
 /// `durability.mode` says who acknowledges a commit before its client is told: `quorum` (one more
 /// node, which may be the witness), `strict-standby` (a standby) or `async` (nobody, so that
-/// commits may be lost with the primary). Ends with exit code 4 if the change is accepted and not
+/// commits may be lost with the primary). A parameter is checked by the primary's server first; one
+/// that needs a restart waits for `haclt restart --all --if-pending`. Ends with exit code 4 if the change is accepted and not
 /// in force in time: it goes on by itself.
 #[derive(Debug, Args)]
 struct Set {
@@ -99,6 +110,10 @@ impl Config {
             Command::Show(show) => show.run(client, streams).await,
             Command::Get(get) => get.run(client, streams).await,
             Command::Set(set) => set.run(client, streams).await,
+            Command::Unset(unset) => unset.run(client, streams).await,
+            Command::Edit(edit) => edit.run(client, streams).await,
+            Command::Validate(validate) => validate.run(client, streams).await,
+            Command::History(history) => history.run(client, streams).await,
         }
     }
 }
@@ -137,7 +152,10 @@ impl Get {
         if self.json {
             streams.emit(&json::item(item, Layout::Pretty))?;
         } else {
-            let ConfigItem { key, value, in_force, .. } = item;
+            let ConfigItem { key, value, in_force, awaited, .. } = item;
+            if let Some(awaited) = awaited {
+                streams.note(&format!("note: {key} {awaited}"));
+            }
             if value != in_force {
                 streams.note(&format!("note: {key} is not in force yet: {in_force} is"));
             }

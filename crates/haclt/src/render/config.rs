@@ -4,7 +4,9 @@ use crate::client::Answer;
 use crate::render::grid::grid;
 use crate::render::units;
 use crate::reply::ClusterStatus;
-use crate::reply::config::{ConfigChanged, Configuration, Outcome};
+use crate::reply::config::{
+    ConfigChanged, ConfigChanges, ConfigHistory, ConfigNode, Configuration, Difference, Outcome,
+};
 
 /// Returns the version, and a line for each key.
 #[must_use]
@@ -14,11 +16,74 @@ pub fn configuration(configuration: &Configuration) -> String {
         .iter()
         .map(|item| {
             let about = item.about.clone().unwrap_or_default();
-            [item.key.clone(), item.value.clone(), item.in_force.clone(), about]
+            let in_force = item.awaited.as_ref().unwrap_or(&item.in_force);
+            [item.key.clone(), item.value.clone(), in_force.clone(), about]
         })
         .collect();
     let table = grid(["KEY", "VALUE", "IN FORCE", "ABOUT"], &[], &rows);
-    format!("version {}\n{table}", configuration.version)
+    format!("version {}\n{table}{}", configuration.version, nodes(&configuration.nodes))
+}
+
+/// Returns a line for each data node, if any says what it has.
+fn nodes(nodes: &[ConfigNode]) -> String {
+    if nodes.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<_> = nodes
+        .iter()
+        .map(|node| {
+            let version = node.version.map_or("-".to_owned(), |version| version.to_string());
+            let pending = node.pending.join(", ");
+            let pending = if pending.is_empty() { "-".to_owned() } else { pending };
+            [node.name.to_string(), version, pending]
+        })
+        .collect();
+    grid(["NODE", "VERSION", "WAITS FOR A RESTART"], &[1], &rows)
+}
+
+/// Returns a line for each key that differs, and what became of it.
+#[must_use]
+pub fn changes(changes: &ConfigChanges) -> String {
+    let ConfigChanges { outcome, detail, version, changes } = changes;
+    let mut text: String = changes.iter().map(|change| difference(change) + "\n").collect();
+    let said = match outcome {
+        None if changes.is_empty() => "nothing would change".to_owned(),
+        None => "possible; nothing was changed".to_owned(),
+        Some(Outcome::Done) => format!("done, version {version}"),
+        Some(Outcome::Accepted) => format!("accepted, version {version}"),
+        Some(Outcome::Unchanged) => format!("unchanged, version {version}"),
+    };
+    text.push_str(&said);
+    text.extend(detail.iter().flat_map(|detail| [": ", detail.as_str()]));
+    text.push('\n');
+    text
+}
+
+fn difference(change: &Difference) -> String {
+    let Difference { key, before, after, needs } = change;
+    let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "(unset)".to_owned());
+    let needs = match needs.as_deref() {
+        Some("restart") => "  [needs a restart]",
+        Some("unchecked") => "  [of an extension that is not loaded: not checked]",
+        _ => "",
+    };
+    format!("{key}: {} -> {}{needs}", shown(before), shown(after))
+}
+
+/// Returns a line for each key of each change that is remembered, or says that there is none.
+#[must_use]
+pub fn history(history: &ConfigHistory) -> String {
+    if history.entries.is_empty() {
+        return "no change is remembered\n".to_owned();
+    }
+    let rows = history.entries.iter().flat_map(|entry| {
+        entry.changes.iter().map(|change| {
+            let (version, time) = (entry.version.to_string(), units::utc(entry.at_unix_ms));
+            let by = entry.by.clone().unwrap_or_default();
+            [version, time, by, difference(change)]
+        })
+    });
+    grid(["VERSION", "TIME", "BY", "WHAT"], &[0], &rows.collect::<Vec<_>>())
 }
 
 /// Returns what became of setting `key` to `value`.
@@ -76,7 +141,9 @@ mod tests {
                 value: "quorum".into(),
                 in_force: in_force.into(),
                 about: Some("who acknowledges".into()),
+                awaited: None,
             }],
+            nodes: vec![],
         };
         let expected = "\
 version 8
@@ -84,7 +151,7 @@ KEY              VALUE   IN FORCE  ABOUT
 durability.mode  quorum  async     who acknowledges
 ";
         assert_eq!(configuration(&configuration_of("async")), expected);
-        let empty = Configuration { version: 0, items: vec![] };
+        let empty = Configuration { version: 0, items: vec![], nodes: vec![] };
         assert_eq!(configuration(&empty), "version 0\nKEY  VALUE  IN FORCE  ABOUT\n");
     }
 

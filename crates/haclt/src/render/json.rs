@@ -5,11 +5,25 @@ use serde::Serialize;
 
 use crate::reply::{self, ClusterStatus, Explanation};
 
+mod bundle;
 mod config;
+mod credentials;
 mod diverged;
+mod doctor;
+mod drill;
+mod nodes;
+mod operations;
+mod switchover;
 
-pub use config::{changed, configuration, item};
+pub use bundle::{bundle, listed};
+pub use config::{changed, changes, config_history, configuration, item};
+pub use credentials::credentials;
 pub use diverged::{dropped, list, report};
+pub use doctor::examination;
+pub use drill::{drill, drill_plan};
+pub use nodes::nodes;
+pub use operations::{event, event_report, events, failover_plan, history, ordered, schedule};
+pub use switchover::{switchover, switchover_plan};
 
 /// How the object is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -55,9 +55,11 @@ durability.mode  quorum  async     who acknowledges a commit: quorum, strict-sta
       "key": "durability.mode",
       "value": "quorum",
       "in_force": "async",
-      "about": "who acknowledges a commit: quorum, strict-standby or async"
+      "about": "who acknowledges a commit: quorum, strict-standby or async",
+      "awaited": null
     }
-  ]
+  ],
+  "nodes": []
 }
 "#;
     assert_ran(&ran, DONE, expected, "");

@@ -7,8 +7,17 @@ mod agent;
 mod agents;
 mod arguments;
 mod config;
+mod credentials;
 mod diverged;
+mod docs;
+mod doctor;
+mod drill;
+mod operations;
 mod output;
+mod parameters;
+mod restart;
+mod support;
+mod switchover;
 mod views;
 
 use std::net::SocketAddr;

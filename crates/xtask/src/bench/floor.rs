@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::bench::rig::{Folder, sql};
+use crate::bench::rig::Folder;
 use crate::bench::stats::{self, Client};
 use crate::bench::stop;
+use crate::bench::subject::sql;
 use crate::bench::world::{self, Place, World};
 use crate::bench::writer::{Journal, TABLE, Target, Writers};
 use crate::cluster::account::{self, Account};
@@ -80,7 +81,7 @@ impl Pair<'_> {
         prepare::write(&hba, "host all,replication all 10.77.0.0/24 scram-sha-256\n", 0o600)?;
         self.account.own(&hba)?;
         self.start(0)?;
-        sql(self.world, self.postgres, &Self::target(0), TABLE)?;
+        sql(&self.world.network(Place::Hub), &Self::target(0), TABLE)?;
         let mut found = Vec::new();
         for run in 0..runs {
             let primary = usize::from(run % 2 == 1);
@@ -142,7 +143,7 @@ impl Pair<'_> {
         self.start(standby)?;
         stop::until("the standby streams", LIMIT, || {
             let query = "select count(*) from pg_stat_replication where state = 'streaming'";
-            let lines = sql(self.world, self.postgres, &Self::target(primary), query)?;
+            let lines = sql(&self.world.network(Place::Hub), &Self::target(primary), query)?;
             Ok(lines == ["1"])
         })
     }

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::bench::rig::Rig;
 use crate::bench::stop;
-use crate::bench::world::Place;
+use crate::bench::subject::Subject;
 use crate::cluster::process::Process;
 use crate::failure::{Doing as _, Outcome};
 
@@ -50,19 +49,11 @@ impl Cost {
 }
 
 /// Watches all agents and guards for a while, with nobody using the cluster.
-pub(crate) fn measure(rig: &Rig, time: Duration) -> Outcome<Vec<Cost>> {
-    rig.wait_healthy()?;
+pub(crate) fn measure(subject: &impl Subject, time: Duration) -> Outcome<Vec<Cost>> {
+    subject.wait_healthy()?;
     // What becoming healthy still has to write is not the cost of being idle.
     stop::pause(Duration::from_secs(10))?;
-    let places = rig.cluster.nodes.iter().enumerate();
-    let processes: Vec<(String, Process)> = places
-        .flat_map(|(index, node)| {
-            let inside = rig.world.processes(Place::Host(index)).into_iter();
-            inside
-                .filter(|process| ["ha-agent", "ha-guard"].contains(&process.program.as_str()))
-                .map(|process| (node.name.clone(), process))
-        })
-        .collect();
+    let processes = subject.daemons()?;
     let began = Instant::now();
     let before: Vec<Sample> =
         processes.iter().map(|(_, process)| sample(process)).collect::<Outcome<_>>()?;

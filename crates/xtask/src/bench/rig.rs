@@ -1,14 +1,14 @@
 //! A cluster on three hosts of its own, ready to be hurt.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::bench::faults::Fault;
 use crate::bench::stop;
+use crate::bench::subject::{Clients, Subject};
 use crate::bench::supervisor::Supervisor;
 use crate::bench::world::{self, Place, World};
 use crate::bench::writer::{TABLE, Target};
@@ -16,13 +16,9 @@ use crate::binaries::Programs;
 use crate::cluster::account::Account;
 use crate::cluster::process::Process;
 use crate::cluster::status::Status;
-use crate::cluster::{Cluster, Kind, Means, Mode, Roots, SUPERUSER, account, prepare};
-use crate::exec;
+use crate::cluster::{Cluster, Kind, Means, Mode, Roots, account, prepare};
 use crate::failure::{Doing as _, Failure, Outcome};
 use crate::paths::Postgres;
-
-/// How long a cluster may take to become healthy.
-const HEALING: Duration = Duration::from_secs(90);
 
 /// A directory that is removed when dropped.
 #[derive(Debug)]
@@ -129,7 +125,7 @@ impl Rig {
         }
         let status = self.wait_healthy()?;
         let took = began.elapsed();
-        self.sql(primary_index(&self.cluster, &status)?, TABLE)?;
+        self.sql(self.primary(&status)?, TABLE)?;
         Ok(took)
     }
 
@@ -155,7 +151,7 @@ impl Rig {
     /// nobody to hand over to, and the witness last, so that there is a majority.
     pub(crate) fn stop(&mut self) {
         let status = self.status().ok();
-        let primary = status.and_then(|status| primary_index(&self.cluster, &status).ok());
+        let primary = status.and_then(|status| self.primary(&status).ok());
         let mut order: Vec<usize> = (0..self.supervisors.len()).collect();
         order.sort_by_key(|&index| {
             (self.cluster.nodes[index].kind == Kind::Witness, Some(index) == primary)
@@ -175,11 +171,6 @@ impl Rig {
         agent.doing(|| format!("node {} has no agent running", self.cluster.nodes[index].name))
     }
 
-    /// Returns how often a node's agent was started by its present supervisor.
-    pub(crate) fn starts(&self, index: usize) -> u32 {
-        self.supervisors[index].as_ref().map_or(0, Supervisor::starts)
-    }
-
     /// Returns a node's postmaster.
     pub(crate) fn postmaster(&self, index: usize) -> Outcome<Process> {
         let node = &self.cluster.nodes[index];
@@ -189,49 +180,6 @@ impl Rig {
         pid.and_then(Process::look)
             .filter(|process| process.program == "postgres")
             .doing(|| format!("node {} has no postmaster running", node.name))
-    }
-
-    /// Returns how to ask the cluster.
-    pub(crate) fn status(&self) -> Outcome<Status> {
-        let haclt = self.world.command(Place::Hub, &self.programs.haclt);
-        Status::ask(haclt, &self.cluster.endpoints())
-    }
-
-    /// Waits until the whole cluster is well.
-    pub(crate) fn wait_healthy(&self) -> Outcome<Status> {
-        let mut last = Err(Failure::new("nobody was asked"));
-        let waited = stop::until("the cluster became healthy", HEALING, || {
-            self.supervisors.iter().flatten().try_for_each(Supervisor::check)?;
-            last = self.status();
-            Ok(last.as_ref().is_ok_and(Status::is_healthy))
-        });
-        match (waited, last) {
-            (Ok(()), status) => status,
-            (Err(failure), Ok(status)) => {
-                Err(Failure::new(format!("{failure}; it says: {}", status.line())))
-            }
-            (Err(failure), Err(why)) => Err(Failure::new(format!("{failure}; {why}"))),
-        }
-    }
-
-    /// Waits until the whole cluster is well and every other node acknowledges the primary's commits.
-    pub(crate) fn wait_acknowledging(&self) -> Outcome<Status> {
-        let mut last = None;
-        let waited = stop::until("every node acknowledges", HEALING, || {
-            let status = self.wait_healthy()?;
-            let all = status.all_acknowledge();
-            last = Some(status);
-            Ok(all)
-        });
-        match (waited, last) {
-            (Ok(()), Some(status)) => Ok(status),
-            (Ok(()), None) => Err(Failure::new("nobody was asked")),
-            (Err(failure), Some(status)) => Err(Failure::new(format!(
-                "{failure}; of {:?} only {:?} do",
-                status.members, status.acknowledging
-            ))),
-            (Err(failure), None) => Err(failure),
-        }
     }
 
     /// Freezes every process of a node at once, agent included, as a host does that is paused.
@@ -282,18 +230,6 @@ impl Rig {
             .collect())
     }
 
-    /// Runs SQL on a node and returns the lines of its result, columns joined by `|`.
-    pub(crate) fn sql(&self, index: usize, statement: &str) -> Outcome<Vec<String>> {
-        let target = &self.targets()?[index];
-        sql(&self.world, &self.postgres, target, statement)
-    }
-
-    /// Returns which of the values from `from` to `to` are there, asking the node with this index.
-    pub(crate) fn present(&self, index: usize, from: i64, to: i64) -> Outcome<BTreeSet<i64>> {
-        let query = format!("select value from haclt_bench where value between {from} and {to}");
-        Ok(self.sql(index, &query)?.iter().filter_map(|line| line.parse().ok()).collect())
-    }
-
     /// Copies the agents' and the servers' logs where they outlive the rig.
     pub(crate) fn keep_logs(&self, out: &Path) -> Outcome<()> {
         let folder = out.join("logs");
@@ -315,33 +251,54 @@ impl Rig {
     }
 }
 
+impl Subject for Rig {
+    fn names(&self) -> Vec<&str> {
+        self.cluster.nodes.iter().map(|node| node.name.as_str()).collect()
+    }
+
+    fn status(&self) -> Outcome<Status> {
+        let haclt = self.world.command(Place::Hub, &self.programs.haclt);
+        Status::ask(haclt, &self.cluster.endpoints())
+    }
+
+    fn check(&self) -> Outcome<()> {
+        self.supervisors.iter().flatten().try_for_each(Supervisor::check)
+    }
+
+    fn application(&self) -> Outcome<Clients<Vec<Target>>> {
+        Ok((self.world.network(Place::Hub), self.targets()?))
+    }
+
+    fn pinned(&self, node: usize) -> Outcome<Clients<Target>> {
+        Ok((self.world.network(Place::Host(node)), self.targets()?[node].clone()))
+    }
+
+    fn starts(&self, node: usize) -> u32 {
+        self.supervisors[node].as_ref().map_or(0, Supervisor::starts)
+    }
+
+    fn daemons(&self) -> Outcome<Vec<(String, Process)>> {
+        let places = self.cluster.nodes.iter().enumerate();
+        let inside = places.flat_map(|(index, node)| {
+            let processes = self.world.processes(Place::Host(index)).into_iter();
+            processes.map(|process| (node.name.clone(), process))
+        });
+        let ours = |process: &Process| ["ha-agent", "ha-guard"].contains(&process.program.as_str());
+        Ok(inside.filter(|(_, process)| ours(process)).collect())
+    }
+
+    fn inject(&mut self, fault: Fault, node: usize) -> Outcome<()> {
+        fault.inject(self, node)
+    }
+
+    fn end(&mut self, fault: Fault, node: usize) -> Outcome<()> {
+        fault.end(self, node)
+    }
+}
+
 /// Returns which process made a folder called like this.
 fn maker(folder: &str, name: &str) -> Option<i32> {
     folder.strip_prefix(name)?.strip_prefix('-')?.parse().ok()
-}
-
-/// Returns which node is primary.
-pub(crate) fn primary_index(cluster: &Cluster, status: &Status) -> Outcome<usize> {
-    let name = status.primary().doing(|| format!("there is no primary: {}", status.line()))?;
-    let index = cluster.nodes.iter().position(|node| node.name == name);
-    index.doing(|| format!("there is no node {name}"))
-}
-
-/// Runs SQL with `psql`, from where the clients are.
-pub(crate) fn sql(
-    world: &World,
-    postgres: &Postgres,
-    target: &Target,
-    statement: &str,
-) -> Outcome<Vec<String>> {
-    let mut psql: Command = world.command(Place::Hub, &postgres.program("psql"));
-    psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", SUPERUSER, "-d", "postgres"])
-        .args(["-h", &target.address.ip().to_string()])
-        .args(["-p", &target.address.port().to_string(), "-c", statement])
-        .env("PGPASSWORD", &target.password)
-        .env("PGCONNECT_TIMEOUT", "5");
-    let text = exec::output(&mut psql, Duration::from_secs(15))?;
-    Ok(text.lines().map(str::to_owned).collect())
 }
 
 /// Finds files whose name ends in `.log`, three levels deep.

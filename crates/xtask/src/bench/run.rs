@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::bench::faults::Fault;
-use crate::bench::rig::{Rig, primary_index};
 use crate::bench::stats::{self, Ack, Client};
 use crate::bench::stop;
-use crate::bench::world::Place;
+use crate::bench::subject::Subject;
 use crate::bench::writer::{Journal, Writers};
 use crate::failure::{Failure, Outcome};
 
@@ -68,35 +67,36 @@ impl Run {
 
 /// Runs a fault once on a healthy cluster; ends with a healthy cluster.
 pub(crate) fn run(
-    rig: &mut Rig,
+    subject: &mut impl Subject,
     journal: &Arc<Journal>,
     fault: Fault,
     number: u32,
     ttl: Duration,
 ) -> Outcome<Run> {
-    let before = rig.wait_healthy()?;
-    let old = primary_index(&rig.cluster, &before)?;
-    let starts = rig.starts(old);
+    let before = subject.wait_healthy()?;
+    let old = subject.primary(&before)?;
+    let starts = subject.starts(old);
     journal.clear();
     let mut writers = Writers::none();
-    let targets = rig.targets()?;
-    writers.start_app(journal, rig.world.network(Place::Hub), &targets);
-    writers.start_pinned(journal, rig.world.network(Place::Host(old)), &targets[old]);
+    let (network, targets) = subject.application()?;
+    writers.start_app(journal, network, &targets);
+    let (network, target) = subject.pinned(old)?;
+    writers.start_pinned(journal, network, &target);
     warm_up(journal)?;
 
     let fault_at = journal.now();
     let injected = Instant::now();
-    fault.inject(rig, old)?;
+    subject.inject(fault, old)?;
     let (reachable, rejoin) = if fault.moves_primary() {
         wait_for_writes(journal, fault, old, fault_at, ttl)?;
         let healed = Instant::now();
-        fault.end(rig, old)?;
-        (healed, wait_for_stream(rig, old, healed)?)
+        subject.end(fault, old)?;
+        (healed, wait_for_stream(subject, old, healed)?)
     } else {
         // A node that was never out of reach may come back from the moment it was hurt.
-        (injected, wait_for_stream(rig, old, injected)?)
+        (injected, wait_for_stream(subject, old, injected)?)
     };
-    rig.wait_healthy()?;
+    subject.wait_healthy()?;
     let healthy = reachable.elapsed();
     if !fault.moves_primary() {
         wait_for_writes(journal, fault, old, fault_at, ttl)?;
@@ -105,21 +105,22 @@ pub(crate) fn run(
     stop::pause(Duration::from_secs(1))?;
     let ended_at = journal.now();
     writers.stop()?;
-    let after = rig.wait_healthy()?;
+    let after = subject.wait_healthy()?;
 
     let acks = journal.acks();
-    let new = primary_index(&rig.cluster, &after)?;
+    let new = subject.primary(&after)?;
     let bounds = (acks.iter().map(|a| a.value).min(), acks.iter().map(|a| a.value).max());
     let (Some(low), Some(high)) = bounds else {
         return Err(Failure::new("no write was acknowledged"));
     };
-    let present = rig.present(new, low, high)?;
+    let present = subject.present(new, low, high)?;
+    let name = |index: usize| subject.names()[index].to_owned();
     let gap = |from, to| stats::longest_gap(&acks, from, to).map_or(0.0, milliseconds);
     Ok(Run {
         fault,
         number,
-        old: rig.cluster.nodes[old].name.clone(),
-        new: rig.cluster.nodes[new].name.clone(),
+        old: name(old),
+        new: name(new),
         epochs: (before.epoch, after.epoch),
         usual_ms: gap(Duration::ZERO, fault_at.saturating_sub(Duration::from_millis(200))),
         gap_ms: gap(fault_at, ended_at),
@@ -131,7 +132,7 @@ pub(crate) fn run(
         ),
         rejoin_ms: milliseconds(rejoin),
         healthy_ms: milliseconds(healthy),
-        restarts: rig.starts(old).saturating_sub(starts),
+        restarts: subject.starts(old).saturating_sub(starts),
     })
 }
 
@@ -164,17 +165,17 @@ fn wait_for_writes(
 }
 
 /// Waits until whoever is not the primary streams from it; returns the time since `reachable`.
-fn wait_for_stream(rig: &Rig, old: usize, reachable: Instant) -> Outcome<Duration> {
+fn wait_for_stream(subject: &impl Subject, old: usize, reachable: Instant) -> Outcome<Duration> {
     let mut took = Duration::ZERO;
     stop::until("the old node streams again", REJOIN_MAX, || {
         // The primary is whoever has a standby; ask the other node first, it is the likelier one.
         let streams = [1 - old, old].into_iter().any(|primary| {
-            let standby = &rig.cluster.nodes[1 - primary].name;
+            let standby = subject.names()[1 - primary];
             let query = format!(
                 "select 1 from pg_stat_replication where state = 'streaming' and \
                  application_name = '{standby}' and not pg_is_in_recovery()"
             );
-            rig.sql(primary, &query).is_ok_and(|lines| lines == ["1"])
+            subject.sql(primary, &query).is_ok_and(|lines| lines == ["1"])
         });
         took = reachable.elapsed();
         Ok(streams)

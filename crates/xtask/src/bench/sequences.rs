@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use crate::bench::rig::{Rig, primary_index};
+use crate::bench::rig::Rig;
 use crate::bench::stats::{self, Ack, Client, spread};
 use crate::bench::stop;
+use crate::bench::subject::Subject as _;
 use crate::bench::world::Place;
 use crate::bench::writer::{Journal, Writers};
 use crate::failure::{Failure, Outcome};
@@ -120,7 +121,7 @@ pub(crate) fn run(
     number: u32,
     freeze: Duration,
 ) -> Outcome<Run> {
-    let old = primary_index(&rig.cluster, &rig.wait_acknowledging()?)?;
+    let old = rig.primary(&rig.wait_acknowledging()?)?;
     let new = 1 - old;
     journal.clear();
     let mut writers = Writers::none();

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::bench::rig::{Rig, primary_index};
+use crate::bench::rig::Rig;
 use crate::bench::stats;
 use crate::bench::stop;
+use crate::bench::subject::Subject as _;
 use crate::bench::world::Place;
 use crate::bench::writer::{Journal, Writers};
 use crate::cluster::SUPERUSER;
@@ -72,7 +73,7 @@ impl Drop for Burn {
 /// Runs it.
 pub(crate) fn soak(rig: &Rig, journal: &Arc<Journal>, time: Duration) -> Outcome<Soak> {
     let before = rig.wait_healthy()?;
-    let primary = primary_index(&rig.cluster, &before)?;
+    let primary = rig.primary(&before)?;
     let target = rig.targets()?[primary].clone();
     let pgbench = |arguments: &[&str]| {
         let mut command = rig.world.command(Place::Hub, &rig.postgres.program("pgbench"));

@@ -7,9 +7,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::bench::rig::{Rig, primary_index};
+use crate::bench::rig::Rig;
 use crate::bench::stats::{self, spread};
 use crate::bench::stop;
+use crate::bench::subject::Subject as _;
 use crate::bench::world::{self, Place};
 use crate::bench::writer::{Journal, Writers};
 use crate::failure::{Failure, Outcome};
@@ -157,7 +158,7 @@ pub(crate) fn measure(
 }
 
 fn once(rig: &mut Rig, journal: &Arc<Journal>, who: Who, how: How) -> Outcome<Run> {
-    let primary = primary_index(&rig.cluster, &rig.wait_acknowledging()?)?;
+    let primary = rig.primary(&rig.wait_acknowledging()?)?;
     let victim = match who {
         Who::Standby => 1 - primary,
         Who::Witness => WITNESS,
@@ -190,7 +191,7 @@ fn once(rig: &mut Rig, journal: &Arc<Journal>, who: Who, how: How) -> Outcome<Ru
         How::ReceiverFrozen => receiver.signal(Signal::CONT),
         How::ReceiverKilled | How::AgentKilled => {}
     }
-    let after = primary_index(&rig.cluster, &rig.wait_acknowledging()?)?;
+    let after = rig.primary(&rig.wait_acknowledging()?)?;
     writers.stop()?;
     let (acks, unanswered) = (journal.acks(), journal.unanswered());
     let low = acks.iter().map(|ack| ack.value).min().unwrap_or(0);

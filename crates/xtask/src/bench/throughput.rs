@@ -11,9 +11,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::bench::floor::tool;
-use crate::bench::rig::{Folder, Rig, primary_index, sql};
+use crate::bench::rig::{Folder, Rig};
 use crate::bench::stats::spread;
 use crate::bench::stop;
+use crate::bench::subject::{Subject as _, sql};
 use crate::bench::world::{self, Place};
 use crate::bench::writer::Target;
 use crate::cluster::{SUPERUSER, prepare};
@@ -79,7 +80,7 @@ pub(crate) fn table(rounds: &[Round]) -> String {
 
 /// Measures; the cluster runs at the beginning and at the end.
 pub(crate) fn measure(rig: &mut Rig, rounds: u32, mut found: impl FnMut(Round)) -> Outcome<()> {
-    let primary = primary_index(&rig.cluster, &rig.wait_acknowledging()?)?;
+    let primary = rig.primary(&rig.wait_acknowledging()?)?;
     let settings = rig.sql(
         primary,
         &format!(
@@ -91,7 +92,7 @@ pub(crate) fn measure(rig: &mut Rig, rounds: u32, mut found: impl FnMut(Round)) 
     initialise(rig, &haclt)?;
     let plain = Plain::create(rig, &settings)?;
     for round in 0..rounds {
-        let primary = primary_index(&rig.cluster, &rig.wait_acknowledging()?)?;
+        let primary = rig.primary(&rig.wait_acknowledging()?)?;
         let target = rig.targets()?[primary].clone();
         let of_haclt = pgbench(rig, &target)?;
         rig.stop();
@@ -177,7 +178,7 @@ impl Plain {
             }
             let query = "select count(*) from pg_stat_replication where sync_state = 'quorum' \
                          and state = 'streaming'";
-            Ok(sql(&rig.world, &rig.postgres, &Self::target(), query)? == ["2"])
+            Ok(sql(&rig.world.network(Place::Hub), &Self::target(), query)? == ["2"])
         })?;
         pgbench(rig, &Self::target())
     }
@@ -262,7 +263,7 @@ fn initialise(rig: &Rig, target: &Target) -> Outcome<()> {
 
 fn pgbench(rig: &Rig, target: &Target) -> Outcome<f64> {
     // Both begin with an empty stretch to the next checkpoint.
-    sql(&rig.world, &rig.postgres, target, "checkpoint")?;
+    sql(&rig.world.network(Place::Hub), target, "checkpoint")?;
     let mut pgbench = client(rig, target);
     pgbench.args(["-n", "-c", CLIENTS, "-j", "2", "-T", &SECONDS.to_string(), "postgres"]);
     let said = exec::output(&mut pgbench, LIMIT)?;

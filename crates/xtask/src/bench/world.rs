@@ -123,17 +123,7 @@ impl World {
     pub(crate) fn cut(&self, host: usize) -> Outcome<()> {
         const RULES: &str =
             "*filter\n-A INPUT -i eth0 -j DROP\n-A OUTPUT -o eth0 -j DROP\nCOMMIT\n";
-        let doing = || "could not cut off a host".to_owned();
-        let mut command = self.command(Place::Host(host), Path::new("iptables-restore"));
-        let mut child =
-            command.arg("--noflush").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
-        let child =
-            child.as_mut().map_err(|error| Failure::new(format!("{}: {error}", doing())))?;
-        if let Some(mut input) = child.stdin.take() {
-            input.write_all(RULES.as_bytes()).doing(doing)?;
-        }
-        let status = exec::wait(child, LIMIT);
-        status.filter(std::process::ExitStatus::success).doing(doing).map(|_| ())
+        filter(self.command(Place::Host(host), Path::new("iptables-restore")), RULES)
     }
 
     /// Undoes [`World::cut`].
@@ -149,6 +139,18 @@ impl Drop for World {
             remove(&self.name(place));
         }
     }
+}
+
+/// Adds rules to a network's packet filter; `restore` is `iptables-restore`, run there.
+pub(crate) fn filter(mut restore: Command, rules: &str) -> Outcome<()> {
+    let doing = || "could not cut off a host".to_owned();
+    restore.arg("--noflush").stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = restore.spawn().doing(doing)?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(rules.as_bytes()).doing(doing)?;
+    }
+    let status = exec::wait(&mut child, LIMIT);
+    status.filter(std::process::ExitStatus::success).doing(doing).map(|_| ())
 }
 
 /// Moves this thread, and every thread it starts from now on, into a network.

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::{Database, Election, elect};
+use super::super::{Database, Election, elect, elect_by_order};
 use super::*;
 use crate::ancestry::TimelineSwitch;
 use crate::epoch::{Epoch, Incarnation};
@@ -25,7 +25,13 @@ fn at(timeline: u32, lsn: u64) -> WalPosition {
 
 /// A cluster in `quorum` mode whose primary of epoch 1 was the first data node and is gone.
 fn after_the_loss(data: &[&str], witnesses: &[&str]) -> State {
-    let node = |kind| Node { kind, grpc: String::new(), postgres: String::new(), keeps_wal: true };
+    let node = |kind| Node {
+        kind,
+        grpc: String::new(),
+        postgres: String::new(),
+        keeps_wal: true,
+        sync: true,
+    };
     let nodes = data
         .iter()
         .map(|name| (id(name), node(NodeKind::Data)))
@@ -39,7 +45,7 @@ fn after_the_loss(data: &[&str], witnesses: &[&str]) -> State {
     apply(Command::AssignBootstrap { to: id(data[0]), attempt: 1 });
     apply(Command::RegisterSystem { attempt: 1, system_identifier: SYSTEM });
     apply(grant(data[0], 1));
-    apply(Command::Vacate { epoch: Epoch(1), reason: VacateReason::Expired });
+    apply(Command::Vacate { epoch: Epoch(1), reason: VacateReason::Expired, pauses: 0 });
     state
 }
 
@@ -189,7 +195,10 @@ fn an_earlier_quorum_keeps_its_say_until_the_new_primary_has_spread_its_commits(
     let quorum = alone;
     let shrink = Command::SetQuorum { epoch: Epoch(2), version, mode, quorum, settled: true };
     apply(&mut state, shrink);
-    apply(&mut state, Command::Vacate { epoch: Epoch(2), reason: VacateReason::Expired });
+    apply(
+        &mut state,
+        Command::Vacate { epoch: Epoch(2), reason: VacateReason::Expired, pauses: 0 },
+    );
     // n1 went on alone: nobody else can know what it acknowledged.
     let pledged = |report: Report| Report { pledged: state.last_epoch, ..report };
     let got = run(&state, &[("n2", pledged(standby(at(1, 500))))]);
@@ -199,9 +208,43 @@ fn an_earlier_quorum_keeps_its_say_until_the_new_primary_has_spread_its_commits(
     // n1 itself is granted the lease again and dies before it has spread anything.
     apply(&mut state, grant("n1", 3));
     assert_eq!(state.unsettled.len(), 1);
-    apply(&mut state, Command::Vacate { epoch: Epoch(3), reason: VacateReason::Expired });
+    apply(
+        &mut state,
+        Command::Vacate { epoch: Epoch(3), reason: VacateReason::Expired, pauses: 0 },
+    );
     let report = Report { pledged: Epoch(3), ..standby(at(1, 500)) };
     assert_eq!(run(&state, &[("n2", report)]).winner, None);
+}
+
+#[test]
+fn an_operator_may_accept_a_loss_but_not_a_second_primary_rule_97() {
+    let state = after_the_loss(&["n1", "n2"], &["n3"]);
+    let order = |reports: &[(&str, Report)], to: Option<&str>, accept| {
+        let reports = reports.iter().map(|(name, report)| (id(name), report.clone())).collect();
+        let to = to.map(id);
+        elect_by_order(&state, &reports, Some(at(1, 160)), &Policy::default(), to.as_ref(), accept)
+    };
+    // Neither the old primary nor the witness is heard of: n2 may lack what they acknowledged.
+    let alone = [("n2", standby(at(1, 100)))];
+    let refused = order(&alone, Some("n2"), false);
+    assert_eq!(refused.winner, None);
+    assert!(matches!(refused.refusals[&id("n2")], Refusal::Unproven { .. }), "{refused:?}");
+    let winner = order(&alone, None, true).winner.expect("the loss is accepted");
+    assert_eq!((winner.node, winner.lost_bytes), (id("n2"), Some(60)));
+    assert_eq!(order(&alone, Some("n1"), true).winner, None, "it does not answer");
+    // It could still receive, and acknowledge, more than it is counted with.
+    let receives = Report { pledged: Epoch::NONE, ..standby(at(1, 100)) };
+    let refused = order(&[("n2", receives)], None, true);
+    assert_eq!(refused.refusals[&id("n2")], Refusal::NotPledged(Epoch(1)));
+    // Another one may still accept writes.
+    let primary = Report { primary_epoch: Some(Epoch(1)), ..standby(at(1, 160)) };
+    let refused = order(&[("n1", primary), ("n2", standby(at(1, 100)))], None, true);
+    assert_eq!(refused.winner, None);
+    assert_eq!(refused.refusals[&id("n2")], Refusal::PermitElsewhere);
+    // What can be proven is proven, whatever was accepted.
+    let reports = [("n2", standby(at(1, 100))), ("n3", witness(at(1, 160)))];
+    let winner = order(&reports, None, true).winner.expect("proven");
+    assert_eq!(winner.catch_up, Some(CatchUp { from: id("n3"), to: at(1, 160) }));
 }
 
 /// What a node has: its WAL is a prefix of the primary's.

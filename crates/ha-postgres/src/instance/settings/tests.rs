@@ -4,7 +4,8 @@ use super::*;
 use crate::Secret;
 
 fn config() -> InstanceConfig {
-    let role = |name: &str| Role { name: name.to_owned(), password: Secret::new("a:b\\c'd") };
+    let role =
+        |name: &str| Role { name: name.to_owned(), password: Secret::new("a:b\\c'd").into() };
     InstanceConfig {
         node: "n1".parse().unwrap(),
         data_dir: "/x/data".into(),
@@ -57,9 +58,11 @@ fn what_is_ours_or_too_low_is_taken_out_of_the_automatic_file() {
     let text = "# do not edit\nwork_mem = '8MB'\nPrimary_Conninfo = 'x'\nport='1'\n\
                 recovery_target_xid = '5'\nmax_connections = '99'\n";
     let kept = "# do not edit\nwork_mem = '8MB'\n";
-    assert_eq!(stripped(text, &lowest).as_deref(), Some(kept));
-    assert_eq!(stripped(kept, &lowest), None);
-    assert_eq!(stripped("max_connections = '100'\n", &lowest), None);
+    assert_eq!(stripped(text, &lowest, &BTreeSet::new()).as_deref(), Some(kept));
+    assert_eq!(stripped(kept, &lowest, &BTreeSet::new()), None);
+    assert_eq!(stripped("max_connections = '100'\n", &lowest, &BTreeSet::new()), None);
+    let cluster = BTreeSet::from(["work_mem".to_owned()]);
+    assert_eq!(stripped(kept, &lowest, &cluster).as_deref(), Some("# do not edit\n"));
 }
 
 #[test]
@@ -142,13 +145,15 @@ fn wal_is_restored_from_the_spool_whatever_its_path_is() {
 fn only_our_own_users_get_in_when_clients_are_kept_out() {
     let mut config = config();
     config.hba = vec!["host app app 10.0.0.0/8 scram-sha-256".to_owned()];
-    let text = hba(&config, false);
-    let rules: Vec<&str> = text.lines().skip(1).collect();
+    let text = hba(&config, &[], Some("host app app all trust"), false);
+    let rules: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     let (ours, others) = rules.split_at(4);
     assert!(ours.iter().all(|rule| rule.ends_with("scram-sha-256")), "{rules:?}");
     assert!(ours.contains(&"host all \"postgres\" samehost scram-sha-256"));
     config.own_network = true;
-    assert!(hba(&config, false).contains("host all \"postgres\" samenet scram-sha-256\n"));
+    assert!(
+        hba(&config, &[], None, false).contains("host all \"postgres\" samenet scram-sha-256\n")
+    );
     assert!(others.iter().all(|rule| rule.ends_with("all reject")), "{rules:?}");
     assert!(!text.contains("app"));
 }
@@ -157,9 +162,46 @@ fn only_our_own_users_get_in_when_clients_are_kept_out() {
 fn nobody_is_trusted_and_our_users_come_first() {
     let mut config = config();
     config.hba = vec!["host app app 10.0.0.0/8 scram-sha-256".to_owned()];
-    let rules: Vec<String> = hba(&config, true).lines().skip(1).map(str::to_owned).collect();
+    let rules: Vec<String> =
+        hba(&config, &[], None, true).lines().skip(1).map(str::to_owned).collect();
     assert_eq!(rules.len(), 5);
     assert!(rules.iter().all(|rule| rule.ends_with("scram-sha-256")));
     assert_eq!(rules.last().unwrap(), config.hba.first().unwrap());
     assert!(rules.first().unwrap().contains("\"postgres\""));
+}
+
+#[test]
+fn rules_of_an_adopted_database_hold_unless_others_are_configured() {
+    let mut config = config();
+    let adopted = "# office\nhost app app 10.0.0.0/8 md5\n";
+    let text = hba(&config, &[], Some(adopted), true);
+    assert!(text.ends_with("scram-sha-256\n# office\nhost app app 10.0.0.0/8 md5\n"), "{text}");
+    assert!(!text.contains("host all all all"), "{text}");
+    let cluster = ["host all all 10.1.0.0/16 reject".to_owned()];
+    let text = hba(&config, &cluster, Some(adopted), true);
+    assert_eq!(text.lines().nth(OWN_RULES), Some(cluster[0].as_str()), "{text}");
+    assert!(
+        text.ends_with("10.1.0.0/16 reject\n# office\nhost app app 10.0.0.0/8 md5\n"),
+        "{text}"
+    );
+    assert!(!hba(&config, &cluster, Some(adopted), false).contains("10.1."));
+    config.hba = vec!["host all all 10.0.0.0/8 scram-sha-256".to_owned()];
+    assert!(!hba(&config, &[], Some(adopted), true).contains("md5"));
+}
+
+#[test]
+fn settings_of_an_adopted_database_stand_between_our_defaults_and_the_configuration() {
+    let mut config = config();
+    config.parameters.insert("wal_keep_size".to_owned(), "1GB".to_owned());
+    let text = conf(&config, &layout(), &Settings { major: 17, ..Settings::default() });
+    let at = |line: &str| {
+        let mut all = text.match_indices(line);
+        let found = all.next().unwrap_or_else(|| panic!("{line} in {text}"));
+        assert_eq!(all.next(), None, "{line} twice");
+        found.0
+    };
+    let user = at("include_if_exists 'haclt_user.conf'");
+    assert!(at("wal_sender_timeout = ") < user && at("superuser_reserved_connections = ") < user);
+    assert!(at("wal_keep_size = '1GB'") > user && at("port = ") > user);
+    assert_eq!(text.matches("\nwal_keep_size").count(), 1);
 }
