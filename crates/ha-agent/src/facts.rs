@@ -193,6 +193,12 @@ impl Facts {
         self.server.answer.as_ref().map(|(probe, _)| probe)
     }
 
+    /// Returns what the server of that run has of the cluster's configuration, if that was looked at.
+    #[must_use]
+    pub fn applied(&self, run: u64) -> Option<&Applied> {
+        self.parameters.as_ref().filter(|applied| applied.run == run)
+    }
+
     /// Sets or clears a line about what is not well.
     pub fn trouble(&mut self, about: &'static str, line: Option<String>) {
         match line {

@@ -13,6 +13,8 @@ use ha_proto::v1::ParametersReport;
 /// What the local server has of the cluster's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
+    /// The run of the server that this is about: what waited for a restart is past once there was one.
+    pub run: u64,
     /// The version that it was last brought in line with.
     pub version: u64,
     /// What waits for a restart.

@@ -125,7 +125,9 @@ fn describe<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, reply: 
         Rule::Stopping.name().clone_into(&mut reply.rule);
     }
     reply.troubles.extend(facts.troubles.values().cloned());
-    reply.parameters = facts.parameters.as_ref().map(Applied::report);
+    if let GuardSeen::Alive(status) = &guard {
+        reply.parameters = facts.applied(status.run).map(Applied::report);
+    }
     let Some(settings) = &agent.config.postgres else { return };
     let mut postgres = PostgresReport {
         address: format!("{}:{}", settings.advertise.0, settings.advertise.1),

@@ -22,6 +22,8 @@ use crate::oplog::OperationLog;
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(300);
 /// How long the server may take from its start until it does its work again.
 const START_LIMIT: Duration = Duration::from_secs(120);
+/// How long is waited until it is known what the restarted server has of the cluster's configuration.
+const APPLY_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
 /// What a running database is.
@@ -122,7 +124,7 @@ pub async fn restart<D: PostgresDriver>(
             Role::Standby => standby(agent, database, run).await,
         };
         let done = match done {
-            Ok(()) => await_work(database, run).await,
+            Ok(()) => await_back(database, run).await,
             failed => failed,
         };
         let text = match &done {
@@ -134,7 +136,7 @@ pub async fn restart<D: PostgresDriver>(
         notes::tell(agent, note.lasting(millis(began.elapsed())).logged_in(log.name()));
         return done;
     }
-    await_work(database, run).await
+    await_back(database, run).await
 }
 
 async fn primary<D: PostgresDriver>(
@@ -189,6 +191,15 @@ fn take<'a, D: PostgresDriver>(
     Ok((now == run).then_some(held))
 }
 
+async fn await_back<D: PostgresDriver>(
+    database: &Database<D>,
+    run: u64,
+) -> Result<(), NotRestarted> {
+    await_work(database, run).await?;
+    await_applied(database, run).await;
+    Ok(())
+}
+
 /// Waits until a later run than that does its work.
 async fn await_work<D: PostgresDriver>(
     database: &Database<D>,
@@ -209,6 +220,16 @@ async fn await_work<D: PostgresDriver>(
         if Instant::now() >= until {
             return Err(NotRestarted::Failed(format!("it is not back in time: {rule}")));
         }
+        sleep(POLL).await;
+    }
+}
+
+/// Waits until it was looked what a later run than that has of the cluster's configuration: whoever asks next
+/// what waits for a restart is told of this one.
+async fn await_applied<D: PostgresDriver>(database: &Database<D>, run: u64) {
+    let until = Instant::now() + APPLY_LIMIT;
+    let is_known = || database.facts().parameters.as_ref().is_some_and(|has| has.run > run);
+    while !is_known() && Instant::now() < until {
         sleep(POLL).await;
     }
 }

@@ -44,7 +44,7 @@ pub(super) async fn plan<D: PostgresDriver>(
     let mut findings = Findings::default();
     let survey = database.driver.survey(Instant::now() + SURVEY_LIMIT).await;
     let survey = survey.map_err(|error| Status::failed_precondition(error.to_string()))?;
-    let waits = database.facts().parameters.as_ref().map(Applied::report).unwrap_or_default();
+    let waits = database.facts().applied(run).map(Applied::report).unwrap_or_default();
     let role = match role {
         Role::Primary(_) => {
             surveyed(&survey, &mut findings);
@@ -86,7 +86,13 @@ async fn unready<D: PostgresDriver>(agent: &Agent<D>, grows: &[String]) -> Vec<S
         let request = report::request(agent, false);
         let report = agent.peers.report(node, request, REPORT_LIMIT).await;
         // One that does not answer gets what it needs as it starts.
-        let Some(waits) = report.ok().and_then(|report| report.parameters) else { continue };
+        let Ok(report) = report else { continue };
+        let Some(waits) = report.parameters else {
+            if report.postgres.is_some_and(|postgres| postgres.answering) {
+                findings.push(format!("what node {node} has is not known yet: try it again"));
+            }
+            continue;
+        };
         let less = |name: &&String| waits.grows.contains(name);
         let names: Vec<&str> = grows.iter().filter(less).map(String::as_str).collect();
         if !names.is_empty() {

@@ -119,8 +119,8 @@ fn note<D: PostgresDriver>(
     let mut facts = database.facts();
     match applied {
         Ok(ClusterApplied { pending, own, fallen_back, .. }) => {
-            let version = target.version;
-            let applied = Applied { version, pending, own, fallen_back: fallen_back.clone() };
+            let Target { run, version, .. } = target;
+            let applied = Applied { run, version, pending, own, fallen_back: fallen_back.clone() };
             facts.parameters = Some(applied);
             let line = fallen_back.map(|why| {
                 format!(

@@ -1,0 +1,1 @@
+//! What a history shows: nothing lost, nothing forbidden.

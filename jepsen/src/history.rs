@@ -1,0 +1,1 @@
+//! What clients and nemeses did, in the order in which it was recorded.
