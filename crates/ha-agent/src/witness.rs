@@ -209,6 +209,7 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
         // sees that this may be alive.
         witness.active.send_replace(Some(epoch));
         let began = Instant::now();
+        let begun = is_recorded(&agent, epoch);
         if wanted(&agent) == Some((epoch, holder.clone())) {
             let stop = superseded(&agent, epoch);
             let ended = tokio::select! {
@@ -229,6 +230,8 @@ pub async fn run<D: PostgresDriver>(agent: Arc<Agent<D>>) {
             tokio::select! {
                 () = sleep(wait) => wait = (wait * 3 / 2).min(RETRY_MAX),
                 () = superseded(&agent, epoch) => wait = RETRY_MIN,
+                // Commits of a new primary may wait for nobody but this node.
+                () = recorded(&agent, epoch), if !begun => wait = RETRY_MIN,
             }
         } else {
             wait = RETRY_MIN;
@@ -254,6 +257,17 @@ async fn superseded<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) {
             () = witness.wake.notified() => {}
         }
     }
+}
+
+/// Returns whether the promotion under that epoch is recorded: nothing is received before.
+fn is_recorded<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) -> bool {
+    agent.state().latest_promotion().is_some_and(|latest| latest.epoch >= epoch)
+}
+
+/// Returns once it is.
+async fn recorded<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) {
+    let mut state = agent.raft.state();
+    while !is_recorded(agent, epoch) && state.changed().await.is_ok() {}
 }
 
 fn note_end(witness: &Witness, holder: &NodeId, ended: Option<Result<(), String>>) {
