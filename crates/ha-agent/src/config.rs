@@ -183,6 +183,8 @@ pub struct PostgresSettings {
     pub promotable: bool,
     /// Whether commits may wait for this node.
     pub sync: bool,
+    /// Whether reads are welcome here while it is a standby: said to whoever routes them.
+    pub read: bool,
     /// Preferred among equals; higher first.
     pub priority: i32,
     /// Whether the server keeps running (as long as its permit lasts) when the agent is told to stop.
@@ -471,6 +473,7 @@ fn postgres(r: &mut Reader, data_dir: &Path, cluster: &str, node: &NodeId) -> Po
         rejoin,
         promotable: r.flag("postgres.promotable").unwrap_or(true),
         sync: r.flag("postgres.sync").unwrap_or(true),
+        read: r.flag("postgres.read").unwrap_or(true),
         priority: i32::try_from(priority).unwrap_or_else(|_| {
             r.fault(format!("postgres.priority = {priority} is out of range"));
             0

@@ -33,7 +33,7 @@ pub const FAULT_MAX: Duration = Duration::from_secs(60);
 /// How much longer than the ttl a fault is unless somebody says otherwise: the lease is lost in it.
 pub const BEYOND_TTL: Duration = Duration::from_secs(5);
 /// How long after the end of its fault a drill may take, all in all.
-pub const DRILL_LIMIT: Duration = Duration::from_secs(240);
+pub const DRILL_LIMIT: Duration = Duration::from_secs(300);
 
 /// What is rehearsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use ha_core::state::{Command, Node, State};
 use ha_core::{NodeId, NodeKind};
 use ha_postgres::driver::{DataDir, PostgresDriver};
-use ha_proto::v1::{HelloReply, HelloRequest};
+use ha_proto::v1::{HelloReply, HelloRequest, NodeTags};
 use ha_raft::MemberInfo;
 use tracing::{debug, info, warn};
 
@@ -279,6 +279,16 @@ pub fn own<D>(agent: &Agent<D>) -> Node {
         keeps_wal: agent.witness.as_ref().is_none_or(|witness| witness.unable.is_none()),
         sync: agent.config.postgres.as_ref().is_none_or(|postgres| postgres.sync),
     }
+}
+
+/// Returns what this node's configuration says of its use, if it has a database.
+pub fn tags<D>(agent: &Agent<D>) -> Option<NodeTags> {
+    agent.config.postgres.as_ref().map(|postgres| NodeTags {
+        promotable: postgres.promotable,
+        sync: postgres.sync,
+        read: postgres.read,
+        priority: postgres.priority,
+    })
 }
 
 /// Tells the cluster where this node's services listen, if it knows otherwise.

@@ -111,6 +111,7 @@ impl<D: PostgresDriver> AgentRpc for AgentService<D> {
             cluster_id: founding::cluster_text(&state),
             generation: state.generation,
             has_database: founding::has_database(agent),
+            tags: founding::tags(agent),
         }))
     }
 

@@ -65,9 +65,10 @@ fn nodes_come_and_an_old_primary_goes_while_clients_write() {
         let (old, _) = c.bootstrap().await;
         c.quorum_in_force(1, within(20)).await;
         // Clients know every database that there will be.
-        c.new_node("n4", true);
+        c.new_node("n4", true).config.set("postgres.read", "false");
         c.write().await;
         add(c, "n4");
+        assert!(done(c, &["node", "list"]).contains("  read=false  "));
         c.quorum_in_force(2, within(40)).await;
         // It will not have heard of n5, nor of whoever is elected then.
         c.node_mut("n3").kill_everything();

@@ -51,13 +51,13 @@ pub(super) async fn list<D: PostgresDriver>(agent: &Agent<D>) -> NodeListReply {
         };
         async move {
             if node == agent.node() {
-                return NodeEntry { reachable: true, ..entry };
+                return NodeEntry { reachable: true, tags: founding::tags(agent), ..entry };
             }
             let hello = agent.peers.hello(node, founding::hello(agent, node), HELLO_LIMIT).await;
             let Ok(hello) = hello else { return entry };
             let other = Some(&hello.store) != store.as_ref();
             let other_store = if other { hello.store } else { String::new() };
-            NodeEntry { reachable: true, other_store, ..entry }
+            NodeEntry { reachable: true, other_store, tags: hello.tags, ..entry }
         }
     });
     NodeListReply { nodes: join_all(entries).await }

@@ -23,7 +23,7 @@ use crate::{CliError, ExitCode, Streams};
 
 /// How long no agent may tell anything, and how long a drill may take beyond its fault.
 const SILENCE: Duration = Duration::from_secs(100);
-const DRILL_LIMIT: Duration = Duration::from_secs(300);
+const DRILL_LIMIT: Duration = Duration::from_secs(330);
 
 /// What is rehearsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

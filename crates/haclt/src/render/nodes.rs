@@ -1,9 +1,9 @@
 //! The nodes of the cluster, for people.
 
 use crate::render::grid::grid;
-use crate::reply::nodes::NodeEntry;
+use crate::reply::nodes::{NodeEntry, Tags};
 
-const NODES: [&str; 7] = ["NODE", "KIND", "AGENT", "POSTGRES", "RAFT", "STORE", "ANSWERS"];
+const NODES: [&str; 8] = ["NODE", "KIND", "AGENT", "POSTGRES", "RAFT", "STORE", "TAGS", "ANSWERS"];
 /// So much of a store's identity tells two apart.
 const STORE_CHARS: usize = 8;
 
@@ -27,11 +27,22 @@ pub fn nodes(nodes: &[NodeEntry]) -> String {
                 node.postgres.clone().unwrap_or_else(dash),
                 raft,
                 node.store.as_deref().map_or_else(dash, short),
+                node.tags.and_then(unusual).unwrap_or_else(dash),
                 answers,
             ]
         })
         .collect();
     grid(NODES, &[], &rows)
+}
+
+/// Returns what is not as it is by default, if anything.
+fn unusual(tags: Tags) -> Option<String> {
+    let Tags { promotable, sync, read, priority } = tags;
+    let off = [("promotable", promotable), ("sync", sync), ("read", read)];
+    let off = off.into_iter().filter(|(_, on)| !on).map(|(name, _)| format!("{name}=false"));
+    let priority = (priority != 0).then(|| format!("priority={priority}"));
+    let all: Vec<String> = off.chain(priority).collect();
+    (!all.is_empty()).then(|| all.join(" "))
 }
 
 fn short(store: &str) -> String {

@@ -33,6 +33,28 @@ pub struct NodeEntry {
     pub reachable: bool,
     /// The store that it answers with, if that is another one.
     pub other_store: Option<String>,
+    /// What it is for; none for a witness, and if it does not answer.
+    pub tags: Option<Tags>,
+}
+
+/// What a data node is for, by its own configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tags {
+    /// Whether it may become primary.
+    pub promotable: bool,
+    /// Whether commits may wait for it.
+    pub sync: bool,
+    /// Whether reads are welcome while it is a standby.
+    pub read: bool,
+    /// Preferred among equals, higher first.
+    pub priority: i32,
+}
+
+impl From<v1::NodeTags> for Tags {
+    fn from(wire: v1::NodeTags) -> Self {
+        let v1::NodeTags { promotable, sync, read, priority } = wire;
+        Self { promotable, sync, read, priority }
+    }
 }
 
 impl TryFrom<v1::NodeListReply> for Nodes {
@@ -50,6 +72,7 @@ impl TryFrom<v1::NodeListReply> for Nodes {
                 store: text(&node.store),
                 reachable: node.reachable,
                 other_store: text(&node.other_store),
+                tags: node.tags.map(Tags::from),
             })
         });
         Ok(Self { nodes: nodes.collect::<Result<_, _>>()? })

@@ -165,12 +165,13 @@ async fn the_nodes_are_listed_with_their_stores() {
     let agent = Agent::start(Script::default()).await;
     let ran = ask(&[agent.address], &["node", "list"]).await;
     let expected = "\
-NODE  KIND     AGENT           POSTGRES        RAFT          STORE     ANSWERS
-n1    data     10.77.0.1:7400  10.77.0.1:5432  voter, leads  aaaaaaaa  yes
-n2    data     10.77.0.2:7400  10.77.0.2:5432  voter         bbbbbbbb  no
-n3    witness  10.77.0.3:7400  -               voter         cccccccc  with another store, dddddddd
+NODE  KIND     AGENT           POSTGRES        RAFT          STORE     TAGS                   ANSWERS
+n1    data     10.77.0.1:7400  10.77.0.1:5432  voter, leads  aaaaaaaa  read=false priority=5  yes
+n2    data     10.77.0.2:7400  10.77.0.2:5432  voter         bbbbbbbb  -                      no
+n3    witness  10.77.0.3:7400  -               voter         cccccccc  -                      with another store, dddddddd
 ";
     assert_ran(&ran, DONE, expected, "");
     let ran = ask(&[agent.address], &["node", "list", "--json"]).await;
     assert!(ran.out.contains("\"raft\": \"voter\"") && ran.out.contains("\"other_store\": null"));
+    assert!(ran.out.contains("\"read\": false") && ran.out.contains("\"tags\": null"));
 }

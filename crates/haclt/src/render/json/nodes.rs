@@ -4,7 +4,7 @@ use ha_core::NodeId;
 use serde::Serialize;
 
 use super::{Layout, object};
-use crate::reply::nodes::NodeEntry;
+use crate::reply::nodes::{NodeEntry, Tags};
 
 #[derive(Serialize)]
 struct Nodes<'a> {
@@ -22,6 +22,22 @@ struct Entry<'a> {
     store: Option<&'a str>,
     reachable: bool,
     other_store: Option<&'a str>,
+    tags: Option<TagsOf>,
+}
+
+#[derive(Serialize)]
+struct TagsOf {
+    promotable: bool,
+    sync: bool,
+    read: bool,
+    priority: i32,
+}
+
+impl From<Tags> for TagsOf {
+    fn from(tags: Tags) -> Self {
+        let Tags { promotable, sync, read, priority } = tags;
+        Self { promotable, sync, read, priority }
+    }
 }
 
 /// Returns the nodes as one JSON object and a line feed.
@@ -37,6 +53,7 @@ pub fn nodes(nodes: &[NodeEntry], layout: Layout) -> String {
         store: node.store.as_deref(),
         reachable: node.reachable,
         other_store: node.other_store.as_deref(),
+        tags: node.tags.map(TagsOf::from),
     });
     object(&Nodes { nodes: nodes.collect() }, layout)
 }

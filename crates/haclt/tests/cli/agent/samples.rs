@@ -8,7 +8,7 @@ use ha_proto::v1::{
     DoctorReply, DrillCounts, DrillNews, DrillNoticed, DrillPhase, DrillPlanReply,
     DrillPlanRequest, DrillResult, DrillSight, Event, EventShowReply, EventsReply, ExplainReply,
     FailoverPlanReply, FailoverPlanRequest, Finding, HistoryReply, IfPrimaryDied, LeaseStatus,
-    NodeEntry, NodeExplanation, NodeListReply, NodeStatus, PromotionEntry, RaftStatus,
+    NodeEntry, NodeExplanation, NodeListReply, NodeStatus, NodeTags, PromotionEntry, RaftStatus,
     RestartPlanReply, ScheduleEntry, ScheduleListReply, StatusReply, SupportBundleRequest,
     SupportChunk, SwitchoverPlanReply, SwitchoverReply, SwitchoverRequest, SwitchoverStep,
     WalQuorumStatus,
@@ -413,7 +413,8 @@ pub fn nodes() -> NodeListReply {
         reachable: true,
         ..Default::default()
     };
-    let leader = NodeEntry { leads: true, ..entry("n1", "data", "a") };
+    let tags = NodeTags { promotable: true, sync: true, read: false, priority: 5 };
+    let leader = NodeEntry { leads: true, tags: Some(tags), ..entry("n1", "data", "a") };
     let silent = NodeEntry { reachable: false, ..entry("n2", "data", "b") };
     let lost = NodeEntry { other_store: "d".repeat(32), ..entry("n3", "witness", "c") };
     NodeListReply { nodes: vec![leader, silent, lost] }
