@@ -23,10 +23,10 @@ const CUT_SHORT: [&str; 8] = [
 ];
 
 /// Small numbers that look random, the same in each run: xorshift (G. Marsaglia, 2003).
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -34,7 +34,7 @@ impl Dice {
     }
 }
 
-fn rounds() -> u64 {
+pub(super) fn rounds() -> u64 {
     std::env::var("HA_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
 }
 
@@ -121,6 +121,34 @@ killed! {
         words(&["config", "set", "postgres.parameters.work_mem", value])
     };
     a_drill_that_is_cut_short, 3000, |_, _| words(&["drill", "crash", "--yes"]);
+}
+
+/// The primary is lost, and an operator does not wait for the agents to see to it.
+#[test]
+fn a_failover_that_is_cut_short() {
+    let plan = Plan::within(60 + 60 * rounds()).quorum().announces(&FAULTS).announces(&CUT_SHORT);
+    scenario(plan, async |c| {
+        c.bootstrap().await;
+        c.write().await;
+        let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+        for round in 0..rounds() {
+            let status = c.healthy(within(60)).await;
+            c.quorum_in_force(1, within(40)).await;
+            let primary = status::holder(&status).to_owned();
+            c.node_mut(&primary).kill_everything();
+            let order = ["failover", "--timeout", "30"];
+            let told = cut_short(c, &mut dice, &order, 4000).await;
+            // Killed once more, it was started again.
+            if !told.starts_with(&format!("the agent of {primary} ")) {
+                c.node_mut(&primary).start();
+            }
+            c.healthy(within(90)).await;
+            c.more_writes(5, within(20)).await;
+            c.say(&format!("round {round}: {primary} lost, failover, {told}"));
+        }
+        c.end_writing_and_check(Some(0)).await;
+        c.same_rows(within(20)).await;
+    });
 }
 
 /// Half-way both passwords work; the same order, given again, goes on.

@@ -2,19 +2,32 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use ha_tests::{Cluster, Plan, eventually, programs, scenario, status, within};
 
 use super::FAULTS;
+use super::killed_orders::{Dice, rounds};
 
-fn recover(c: &Cluster, node: &str, more: &[&str]) -> Output {
+fn order(c: &Cluster, node: &str, more: &[&str]) -> Command {
     let config = c.node(node).write_config();
     let config = config.to_str().expect("plain").to_owned();
     let words = [&["recover", "--force-new-cluster", "--config", &config], more].concat();
     let mut command = Command::new(programs::program("haclt"));
     command.args(words).stdin(Stdio::null());
-    command.output().expect("haclt can be run")
+    command
+}
+
+fn recover(c: &Cluster, node: &str, more: &[&str]) -> Output {
+    order(c, node, more).output().expect("haclt can be run")
+}
+
+fn copy(from: &Path, to: &Path) {
+    drop(fs::remove_dir_all(to));
+    let done = Command::new("cp").arg("-a").args([from, to]).status().expect("cp can be run");
+    assert!(done.success(), "{} to {}", from.display(), to.display());
 }
 
 fn text(output: &Output) -> String {
@@ -132,5 +145,56 @@ fn one_data_node_that_is_left_goes_on_and_who_comes_back_is_fenced() {
         c.same_rows(within(20)).await;
         let mut out = std::io::stdout().lock();
         drop(writeln!(out, "{}", text(&c.haclt(&["events", "--since", "10m"]))));
+    });
+}
+
+/// Killed at any moment, it has made the cluster anew, or the same order does.
+#[test]
+fn a_recovery_that_is_cut_short_is_done_by_the_same_order_again() {
+    let announced = [&FAULTS[..], &["was made anew"]].concat();
+    let plan = Plan::within(120 + 10 * rounds()).quorum().announces(&announced);
+    scenario(plan.patience(20), async |c| {
+        let (primary, _) = c.bootstrap().await;
+        c.quorum_in_force(1, within(20)).await;
+        c.write().await;
+        c.more_writes(50, within(20)).await;
+        for node in c.nodes_mut() {
+            node.kill_everything();
+        }
+        let acks = c.end_writing_unchecked().await;
+        let confirmed = ["--confirm", ha_tests::cluster::CLUSTER];
+        let (store, before) = (c.node(&primary).dir.join("agent"), c.base.join("before"));
+        copy(&store, &before);
+        let began = Instant::now();
+        let done = recover(c, &primary, &confirmed);
+        assert!(done.status.success(), "{}", text(&done));
+        let lasts = u64::try_from(began.elapsed().as_millis()).expect("a short while");
+
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+        let (mut anew, mut again) = (0, 0);
+        // Quick, as no server has to start.
+        for _ in 0..rounds() * 5 {
+            copy(&before, &store);
+            let mut order = order(c, &primary, &confirmed);
+            let order = order.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+            let mut order = order.expect("haclt can be run");
+            tokio::time::sleep(Duration::from_millis(dice.below(lasts))).await;
+            order.kill().expect("a child");
+            order.wait().expect("a child");
+            let done = recover(c, &primary, &confirmed);
+            let said = text(&done);
+            match done.status.code() {
+                Some(0) => anew += 1,
+                Some(3) if said.contains("was made anew already") => again += 1,
+                code => panic!("{code:?}: {said}"),
+            }
+        }
+        c.say(&format!("{anew} made anew by the second order, {again} by the first"));
+        c.node_mut(&primary).start();
+        c.await_status("it serves alone", within(40), |s| {
+            status::holder(s) == primary && status::node(s, &primary).rule == "serving"
+        })
+        .await;
+        c.assert_nothing_lost_on(&primary, &acks).await;
     });
 }
