@@ -12,6 +12,7 @@ pub mod compose;
 pub mod config;
 pub mod docs;
 pub mod engine;
+pub mod fuzz;
 pub mod logs;
 pub mod mount;
 pub mod node;

@@ -4,7 +4,7 @@ mod fencing;
 mod hooks;
 mod peers;
 mod pgbouncer;
-mod reader;
+pub(crate) mod reader;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -239,6 +239,15 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::from_text(path, &text, environment)
+    }
+
+    /// As [`Config::load`], of a text; `path` is for messages.
+    pub(crate) fn from_text(
+        path: &Path,
+        text: &str,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
             let line = error.span().map_or(0, |span| {
                 text.get(..span.start).map_or(0, |before| before.matches('\n').count()) + 1

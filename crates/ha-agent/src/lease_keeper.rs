@@ -184,6 +184,11 @@ fn confirmed<D: PostgresDriver>(agent: &Agent<D>, database: &Database<D>, epoch:
     let deadline = {
         let mut holder = lock(&agent.holder);
         let Some(holder) = holder.as_mut().filter(|holder| holder.epoch() == epoch) else { return };
+        #[cfg(feature = "sabotage")]
+        if ha_raft::sabotage::is("deadline-from-answer") {
+            // As if the request had been sent when the answer came.
+            let _noted = holder.sending(id, clock::now());
+        }
         let first = !holder.is_proven();
         if !holder.confirmed(id) {
             return;

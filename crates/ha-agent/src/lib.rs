@@ -38,6 +38,8 @@ pub mod facts;
 pub mod failover;
 pub mod fencing;
 pub mod founding;
+#[doc(hidden)]
+pub mod fuzz_door;
 pub mod granter;
 pub mod guard_watch;
 pub mod hand_over;

@@ -23,11 +23,17 @@ const USAGE: u8 = 2;
 /// A rule refused.
 const REFUSED: u8 = 3;
 
+#[cfg(not(feature = "sabotage"))]
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+#[cfg(feature = "sabotage")]
+const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " SABOTAGE BUILD: unsafe on purpose, for tests");
+
 /// The haclt daemon: keeps one node of a PostgreSQL cluster in its role
 #[derive(Debug, Parser)]
 #[command(
     name = "ha-agent",
-    version,
+    version = VERSION,
     after_help = "`ha-agent adopt --help`: takes over a database that exists\n\
                   `ha-agent recover --help`: makes the cluster anew from one survivor"
 )]
@@ -96,6 +102,11 @@ fn main() -> ExitCode {
         return report_check(&config, checked.as_ref());
     }
     init_log(&config);
+    #[cfg(feature = "sabotage")]
+    tracing::error!(
+        missing = ha_raft::sabotage::named().unwrap_or("nothing"),
+        "SABOTAGE BUILD: unsafe on purpose, never for data that matters"
+    );
     for note in &config.notes {
         tracing::info!(note, "configuration note");
     }

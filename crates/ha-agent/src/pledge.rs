@@ -81,6 +81,11 @@ impl Pledge {
     }
 
     fn write(&self, epoch: Epoch) -> io::Result<()> {
+        #[cfg(feature = "sabotage")]
+        if ha_raft::sabotage::is("fsync-skipped") {
+            // It is in memory only, and gone with the process.
+            return Ok(());
+        }
         let temporary = self.path.with_extension("new");
         let mut file = fs::File::create(&temporary)?;
         file.write_all(text(epoch).as_bytes())?;
@@ -92,11 +97,11 @@ impl Pledge {
 }
 
 /// A number and the same number turned around: half a write is noticed.
-fn text(epoch: Epoch) -> String {
+pub(crate) fn text(epoch: Epoch) -> String {
     format!("{HEADER}\n{} {}\n", epoch.0, !epoch.0)
 }
 
-fn parse(text: &str) -> Option<Epoch> {
+pub(crate) fn parse(text: &str) -> Option<Epoch> {
     let line = text.strip_prefix(HEADER)?.trim();
     let (epoch, check) = line.split_once(' ')?;
     let (epoch, check): (u64, u64) = (epoch.parse().ok()?, check.parse().ok()?);

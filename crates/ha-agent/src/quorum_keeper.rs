@@ -148,6 +148,11 @@ impl Memory {
         self.admit(database, &recorded, &receivers, began_at).await?;
         let closed = !self.admitted && database.facts().closed_run == Some(self.of.0);
         *lock(&agent.quorum) = Some(report(&state, &receivers, closed));
+        #[cfg(feature = "sabotage")]
+        if ha_raft::sabotage::is("quorum-not-recorded") {
+            let done = self.live.set.as_ref() == Some(&wanted);
+            return if done { Ok(()) } else { self.set(database, wanted).await };
+        }
         match next(&recorded.quorum, &self.live, &wanted) {
             Change::Nothing => {
                 let settled = has_passed(&recorded.quorum, &receivers, began_at);

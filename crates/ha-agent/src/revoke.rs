@@ -44,6 +44,10 @@ pub async fn answer_whole<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) -> 
         // does not lead any more. Either way it is asked again.
         return refusal(agent, format!("it knows of epoch {known}, not of {epoch}"));
     }
+    #[cfg(feature = "sabotage")]
+    if ha_raft::sabotage::is("revoke-skipped") {
+        return unrevoked(agent, epoch).await;
+    }
     let fresh = agent.pledge.epoch() < epoch;
     if let Err(why) = pledge(agent, epoch).await {
         warn!(%epoch, why, "could not pledge");
@@ -69,6 +73,36 @@ pub async fn answer_whole<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) -> 
         pledged: agent.pledge.epoch().0,
         tip: tip.as_ref().map(to_wire),
         why,
+    }
+}
+
+/// Says that it has pledged, and what it has, and goes on receiving.
+#[cfg(feature = "sabotage")]
+async fn unrevoked<D: PostgresDriver>(agent: &Agent<D>, epoch: Epoch) -> RevokeReply {
+    let deadline = Instant::now() + LIMIT;
+    let found = if let Some(database) = &agent.database {
+        match database.driver.probe(deadline).await {
+            Ok(probe) => {
+                let position = WalPosition { timeline: probe.timeline, lsn: probe.replayed };
+                let driver = Arc::clone(&database.driver);
+                let read = tokio::task::spawn_blocking(move || driver.wal_tip(position)).await;
+                read.map_err(|error| error.to_string())
+                    .and_then(|read| read.map_err(|error| error.to_string()).map(Some))
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    } else if let Some(witness) = &agent.witness {
+        witness.read_tip().await
+    } else {
+        Ok(None)
+    };
+    let report = Some(report::fresh(agent).await);
+    match found {
+        Ok(tip) => {
+            let tip = tip.as_ref().map(to_wire);
+            RevokeReply { report, pledged: epoch.0, tip, why: String::new() }
+        }
+        Err(why) => RevokeReply { report, pledged: epoch.0, tip: None, why },
     }
 }
 

@@ -126,9 +126,10 @@ fn by_surroundings(text: &str) -> String {
 fn secrets(text: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let (mut at, mut reach, mut nested) = (0, 0, 0);
+    let mut anonymous = 0;
     while at < text.len() {
         // On within what is a secret: a quote that was never closed must not hide where the next one begins.
-        let (secret, next) = look(text, at);
+        let (secret, next) = look(text, at, &mut anonymous);
         if let Some((start, end)) = secret.filter(|(start, end)| end > start) {
             nested = if start < reach { nested + 1 } else { 0 };
             reach = reach.max(end);
@@ -152,10 +153,21 @@ fn secrets(text: &str) -> Vec<(usize, usize)> {
 }
 
 /// Looks at what begins at `at`. Returns the secret that it tells, and where to go on otherwise.
-fn look(text: &str, at: usize) -> (Option<(usize, usize)>, usize) {
+///
+/// Up to `anonymous` no URL names a user: what was looked through for one URL is not looked through again for
+/// each that follows without a gap.
+fn look(text: &str, at: usize, anonymous: &mut usize) -> (Option<(usize, usize)>, usize) {
     let bytes = text.as_bytes();
     if bytes.get(at..).is_some_and(|rest| rest.starts_with(b"://")) {
-        return (user_information(text, at + 3), at + 3);
+        let start = at + 3;
+        if start <= *anonymous {
+            return (None, start);
+        }
+        let found = user_information(text, start);
+        if found.is_none() {
+            *anonymous = start + run(text, start).len();
+        }
+        return (found, start);
     }
     if bytes.get(at..).is_some_and(|rest| rest.starts_with(b"-----BEGIN ")) {
         return (private_key(text, at), at + 11);
@@ -205,9 +217,15 @@ fn bearer(text: &str, word: &str, end: usize) -> Option<(usize, usize)> {
     (start > end).then_some((start, start + token.len()))
 }
 
+/// Returns what stands there up to the next white space.
+fn run(text: &str, start: usize) -> &str {
+    let rest = text.get(start..).unwrap_or_default();
+    rest.split(char::is_whitespace).next().unwrap_or_default()
+}
+
 /// Finds user and password of a URL: what stands before its last `@`. A user with a password stays.
 fn user_information(text: &str, start: usize) -> Option<(usize, usize)> {
-    let run = text.get(start..)?.split(char::is_whitespace).next()?;
+    let run = run(text, start);
     let end = run.rfind('@')?;
     let from = run.get(..end)?.find(':').map_or(0, |colon| colon + 1);
     Some((start + from, start + end))
@@ -216,6 +234,7 @@ fn user_information(text: &str, start: usize) -> Option<(usize, usize)> {
 /// Finds a private key in PEM, with its frame.
 fn private_key(text: &str, at: usize) -> Option<(usize, usize)> {
     let rest = text.get(at..)?;
+    let rest = rest.get(..value::up_to(rest, KEY_BYTES_MAX))?;
     let label = rest.get(11..)?.split("-----").next()?;
     if !label.contains("PRIVATE KEY") {
         return None;
@@ -223,8 +242,7 @@ fn private_key(text: &str, at: usize) -> Option<(usize, usize)> {
     let after = 11 + label.len();
     let closing = rest.get(after..)?.find("-----END").map(|found| after + found + 8);
     let end = closing.and_then(|from| Some(from + rest.get(from..)?.find("-----")? + 5));
-    let end = end.filter(|end| *end <= KEY_BYTES_MAX);
-    Some((at, at + end.unwrap_or_else(|| value::up_to(rest, KEY_BYTES_MAX))))
+    Some((at, at + end.unwrap_or(rest.len())))
 }
 
 #[cfg(test)]

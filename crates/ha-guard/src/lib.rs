@@ -19,6 +19,8 @@ pub mod decide;
 pub mod files;
 pub mod plan;
 pub mod run;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
 pub mod signals;
 pub mod spawn;
 pub mod steady;

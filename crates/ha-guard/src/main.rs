@@ -16,11 +16,22 @@ const TAKEN: u8 = 3;
 const NOT_RUNNABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
+#[cfg(not(feature = "sabotage"))]
+const VERSION: &str = concat!("ha-guard ", env!("CARGO_PKG_VERSION"), "\n");
+#[cfg(feature = "sabotage")]
+const VERSION: &str = concat!(
+    "ha-guard ",
+    env!("CARGO_PKG_VERSION"),
+    " SABOTAGE BUILD: unsafe on purpose, for tests\n"
+);
+
 fn main() -> ExitCode {
+    #[cfg(feature = "sabotage")]
+    say_sabotage();
     match cli::parse(std::env::args_os().skip(1)) {
         Err(error) => fail(&error, USAGE),
         Ok(Command::Help) => print(HELP),
-        Ok(Command::Version) => print(concat!("ha-guard ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Version) => print(VERSION),
         Ok(Command::Exec { guard, command }) => {
             let error = become_program(guard, &command);
             let code = match &error {
@@ -39,6 +50,13 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, FAILED),
         },
     }
+}
+
+#[cfg(feature = "sabotage")]
+fn say_sabotage() {
+    let missing = ha_guard::sabotage::named().unwrap_or("nothing");
+    let line = format!("SABOTAGE BUILD of ha-guard, unsafe on purpose; missing: {missing}\n");
+    let _nowhere_to_say_it = io::stderr().write_all(line.as_bytes());
 }
 
 fn print(text: &str) -> ExitCode {

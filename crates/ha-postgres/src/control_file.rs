@@ -12,8 +12,9 @@ use std::str::FromStr;
 use ha_core::{Lsn, TimelineId, WalPosition};
 
 use crate::driver::{ControlFile, ControlState};
+use crate::wal::page::is_segment_size;
 
-pub(crate) use native::{NativeError, read};
+pub(crate) use native::{NativeError, decode, read};
 
 /// Settings whose value on a standby must not be below the primary's, by label and by name (rule 65).
 const RAISED_ON_STANDBY: [(&str, &str); 5] = [
@@ -68,7 +69,7 @@ impl ControlData {
                 lsn: fields.parsed("Minimum recovery ending location")?,
             },
             checksums: fields.parsed::<u32>("Data page checksum version")? != 0,
-            segment_bytes: fields.parsed("Bytes per WAL segment")?,
+            segment_bytes: segment_bytes(fields.parsed("Bytes per WAL segment")?)?,
             lowest,
         })
     }
@@ -85,6 +86,14 @@ impl ControlData {
             standby_signal,
         }
     }
+}
+
+/// Positions are divided by it: nothing that no server writes may get there.
+fn segment_bytes(bytes: u64) -> Result<u64, String> {
+    if is_segment_size(bytes) {
+        return Ok(bytes);
+    }
+    Err(format!("the control file gives a segment size of {bytes} bytes"))
 }
 
 fn state(text: &str) -> Result<ControlState, String> {
@@ -159,5 +168,9 @@ Data page checksum version:           1
             assert!(ControlData::parse(&lines(&without)).is_err(), "{line}");
         }
         assert!(ControlData::parse(&lines(&OUTPUT.replace("in archive", "in no"))).is_err());
+        for bytes in ["0", "1", "16777215", "2147483648"] {
+            let output = OUTPUT.replace("16777216", bytes);
+            assert!(ControlData::parse(&lines(&output)).is_err(), "{bytes}");
+        }
     }
 }

@@ -53,7 +53,9 @@ impl Segment {
         let part = |from: usize| u64::from_str_radix(name.get(from..from + 8)?, 16).ok();
         let timeline = TimelineId(u32::try_from(part(0)?).ok()?);
         let per_log = (1_u64 << 32).checked_div(segment_bytes)?;
-        Some(Self { timeline, number: part(8)? * per_log + part(16)? })
+        let (log, part) = (part(8)?, part(16)?);
+        // Nothing else is the name of a segment of that size; from 8 EiB of WAL on positions would run over.
+        (part < per_log && log < 1 << 31).then_some(Self { timeline, number: log * per_log + part })
     }
 
     /// Returns the file name.
@@ -99,6 +101,9 @@ mod tests {
         assert_eq!(Segment::parse("0000001200000003000000FF.partial", SEGMENT), Some(segment));
         assert_eq!(segment.next().name(SEGMENT), "000000120000000400000000");
         assert_eq!(segment.begin(SEGMENT), Lsn(0x3_FF00_0000));
+        for endless in ["00000001FFFFFFFF000000FF", "000000010000000000000100"] {
+            assert_eq!(Segment::parse(endless, SEGMENT), None, "{endless}");
+        }
         for bad in ["", "00000002.history", "archive_status", "0000001200000003000000FF.0.backup"] {
             assert_eq!(Segment::parse(bad, SEGMENT), None, "{bad}");
         }

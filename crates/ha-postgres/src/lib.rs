@@ -9,6 +9,8 @@ pub mod docker;
 pub mod drill;
 pub mod driver;
 pub mod fake;
+#[doc(hidden)]
+pub mod fuzz_door;
 mod guard_files;
 mod history;
 pub mod instance;

@@ -139,6 +139,10 @@ impl ProcessRuntime {
                 command.env(kept, value);
             }
         }
+        #[cfg(feature = "sabotage")]
+        if let Some(missing) = std::env::var_os("HACLT_SABOTAGE") {
+            command.env("HACLT_SABOTAGE", missing);
+        }
         command.stdin(Stdio::null()).stdout(out).stderr(err);
         command.spawn().map_err(|error| {
             attempt.cannot(format!("cannot start {}: {error}", self.process.guard.display()))

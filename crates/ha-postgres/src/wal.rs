@@ -6,9 +6,11 @@
 
 mod chain;
 pub mod files;
+#[doc(hidden)]
+pub mod fuzz_door;
 #[cfg(test)]
 mod made;
-mod page;
+pub(crate) mod page;
 pub mod receiver;
 pub mod scan;
 mod serve;

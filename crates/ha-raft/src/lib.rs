@@ -20,6 +20,8 @@ mod error_chain;
 pub mod log_store;
 pub mod recovery;
 pub mod registry;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
 pub mod state_machine;
 pub mod store_dir;
 pub mod transport;

@@ -18,6 +18,8 @@ pub mod duration;
 pub mod endpoint;
 mod error;
 pub mod exit;
+#[doc(hidden)]
+pub mod fuzz_door;
 pub mod moment;
 pub mod render;
 pub mod reply;

@@ -6,9 +6,11 @@ mod cluster;
 mod deps;
 mod exec;
 mod failure;
+mod fuzz;
 mod local;
 mod paths;
 mod ports;
+mod sabotage;
 mod say;
 mod tidy;
 mod verify;
@@ -52,6 +54,8 @@ enum Chore {
     Tidy,
     /// Check which crate depends on which
     Deps,
+    /// Feed what reads files, messages and arguments with random input (needs cargo-fuzz)
+    Fuzz(fuzz::Options),
     /// Measure failovers and the idle cost, on hosts of its own (network namespaces; needs root)
     Bench(bench::Options),
 }
@@ -79,6 +83,7 @@ fn run(chore: &Chore) -> Outcome<()> {
         Chore::Fix => verify::fix(),
         Chore::Tidy => tidy::tidy(),
         Chore::Deps => deps::deps(),
+        Chore::Fuzz(options) => fuzz::fuzz(options),
         Chore::Bench(options) => bench::bench(options),
     }
 }

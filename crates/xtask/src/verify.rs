@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::failure::{Doing as _, Failure, Outcome};
-use crate::{binaries, deps, exec, note, paths, tidy};
+use crate::{binaries, deps, exec, note, paths, sabotage, tidy};
 use counts::{Counts, Runner};
 
 /// How a step went.
@@ -21,7 +21,7 @@ enum Done {
 
 type Step = (&'static str, fn(&mut Counts) -> Outcome<Done>);
 
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     ("format", |_| cargo(&["fmt", "--all", "--check"])),
     ("tidy", |_| tidy::tidy().map(passed)),
     ("deps", |_| deps::deps().map(passed)),
@@ -37,6 +37,7 @@ const STEPS: [Step; 13] = [
     }),
     ("build", |_| cargo(&["build", "--locked", "--workspace", "--all-targets"])),
     ("guard", |_| binaries::guard().map(passed)),
+    ("sabotage", |_| sabotage::check().map(passed)),
     ("tests", tests),
     ("leftovers", |_| leftovers::none(&marker(), Duration::from_secs(5)).map(passed)),
     ("doc tests", |counts| {

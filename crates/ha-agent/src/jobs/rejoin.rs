@@ -141,6 +141,10 @@ pub async fn compare<D: PostgresDriver>(
         warn!(timeline = %end.timeline, "its timeline here began with another promotion");
         ancestry = Ancestry::Unrelated;
     }
+    #[cfg(feature = "sabotage")]
+    if ha_raft::sabotage::is("old-primary-not-compared") {
+        ancestry = Ancestry::Ancestor;
+    }
     let rejoin = agent.config.postgres.as_ref().map_or(Rejoin::Auto, |settings| settings.rejoin);
     let relation = match (ancestry, rejoin) {
         (Ancestry::Ancestor, _) => Relation::Ancestor,

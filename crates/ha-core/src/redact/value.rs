@@ -2,6 +2,11 @@
 
 /// How far the end of a value in quotes is looked for.
 const BYTES_MAX: usize = 16 << 10;
+/// How many comments between a name and its value are skipped: each may hold a name for which the ones behind it
+/// would be skipped again.
+const COMMENTS_MAX: usize = 64;
+/// How far the end of one is looked for: one that is never closed is looked through for each name in it.
+const COMMENT_BYTES_MAX: usize = 4 << 10;
 
 /// Finds the value of `name`, which ends at `end`.
 pub(super) fn after(text: &str, name: &str, end: usize) -> Option<(usize, usize)> {
@@ -18,18 +23,21 @@ pub(super) fn after(text: &str, name: &str, end: usize) -> Option<(usize, usize)
     let start = skip(text, before + separator);
     let is_option = name.starts_with('-') && start > before.min(end);
     let listed = text.get(before..).is_some_and(|rest| rest.starts_with(','));
-    let found = match literal(text, start) {
-        Some((start, end)) => (start, joined(text, end)),
+    // Looked at first: it is cheap, and finding the end of what does not count need not be.
+    if is_path_of(name, text.get(start..)?) {
+        return None;
+    }
+    match literal(text, start) {
+        Some((start, end)) => Some((start, joined(text, end))),
         // The next item of a list, which is no value.
-        None if listed => return None,
+        None if listed => None,
         // A scheme and what it takes.
         None if separator > 0 && name.to_ascii_lowercase().ends_with("authorization") => {
-            (start, text.get(start..)?.find('\n').map_or(text.len(), |line| start + line))
+            Some((start, text.get(start..)?.find('\n').map_or(text.len(), |line| start + line)))
         }
-        None if separator > 0 || (is_option && start > end) => (start, bare(text, start)),
-        None => return None,
-    };
-    (!is_path_of(name, text.get(start..)?)).then_some(found)
+        None if separator > 0 || (is_option && start > end) => Some((start, bare(text, start))),
+        None => None,
+    }
 }
 
 /// The name of a file with a secret is none.
@@ -59,17 +67,28 @@ fn separator(text: &str, at: usize, quoted_name: bool) -> usize {
 /// Skips what may stand between words: white space, also escaped, and comments of SQL.
 fn skip(text: &str, mut at: usize) -> usize {
     let bytes = text.as_bytes();
+    let end = limit(text, at);
+    let mut comments = 0;
     loop {
+        if at >= end || comments > COMMENTS_MAX {
+            return at;
+        }
         let rest = bytes.get(at..).unwrap_or_default();
         at += match rest {
             [b' ' | b'\t' | b'\n' | b'\r', ..] => 1,
             [b'\\', b'n' | b't' | b'r', ..] => 2,
-            [b'/', b'*', ..] => match find(text, at + 2, "*/") {
-                Some(end) => end + 2 - at,
+            [b'/', b'*', ..] => match comment_end(text, at + 2, "*/") {
+                Some(end) => {
+                    comments += 1;
+                    end + 2 - at
+                }
                 None => return at,
             },
-            [b'-', b'-', ..] => match find(text, at + 2, "\n") {
-                Some(end) => end + 1 - at,
+            [b'-', b'-', ..] => match comment_end(text, at + 2, "\n") {
+                Some(end) => {
+                    comments += 1;
+                    end + 1 - at
+                }
                 None => return at,
             },
             _ => return at,
@@ -211,6 +230,11 @@ fn bare(text: &str, start: usize) -> usize {
 
 fn count(text: &str, at: usize, is: impl Fn(u8) -> bool) -> usize {
     text.as_bytes().iter().skip(at).take_while(|b| is(**b)).count()
+}
+
+fn comment_end(text: &str, from: usize, mark: &str) -> Option<usize> {
+    let rest = text.get(from..)?;
+    rest.get(..up_to(rest, COMMENT_BYTES_MAX))?.find(mark).map(|found| from + found)
 }
 
 fn find(text: &str, from: usize, what: &str) -> Option<usize> {

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use ha_core::{Lsn, TimelineId, WalPosition};
 
-use super::{ControlData, RAISED_ON_STANDBY};
+use super::{ControlData, RAISED_ON_STANDBY, segment_bytes};
 use crate::driver::ControlState;
 
 /// Where the checksum is, by version of the file.
@@ -63,7 +63,8 @@ pub(crate) fn read(path: &Path) -> Result<ControlData, NativeError> {
     decode(&bytes)
 }
 
-fn decode(bytes: &[u8]) -> Result<ControlData, NativeError> {
+/// As [`read`], of bytes.
+pub(crate) fn decode(bytes: &[u8]) -> Result<ControlData, NativeError> {
     let short = || NativeError::Content(format!("it ends after {} bytes", bytes.len()));
     let u32_at = |at: usize| {
         let bytes = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
@@ -97,7 +98,8 @@ fn decode(bytes: &[u8]) -> Result<ControlData, NativeError> {
         redo: Lsn(u64_at(REDO)?),
         min_recovery_end: position(MIN_RECOVERY_TIMELINE, MIN_RECOVERY_END)?,
         checksums: u32_at(CHECKSUM_VERSION)? != 0,
-        segment_bytes: u64::from(u32_at(SEGMENT_BYTES)?),
+        segment_bytes: segment_bytes(u64::from(u32_at(SEGMENT_BYTES)?))
+            .map_err(NativeError::Content)?,
         lowest: lowest.collect::<Result<BTreeMap<_, _>, NativeError>>()?,
     })
 }

@@ -415,7 +415,7 @@ pub(super) fn mentions(text: &str, name: &str) -> bool {
 }
 
 /// Returns the user's `postgresql.conf` with our line at its end, or none if it is there already.
-pub(super) fn with_include(text: &str) -> Option<String> {
+pub(crate) fn with_include(text: &str) -> Option<String> {
     let last = text.lines().map(str::trim).rfind(|l| !l.is_empty() && !l.starts_with('#'));
     if last.is_some_and(|line| setting_name(line) == "include" && line.contains(CONF_FILE)) {
         return None;
@@ -432,7 +432,7 @@ pub(super) fn with_include(text: &str) -> Option<String> {
 
 /// Returns `postgresql.auto.conf` without what haclt manages, without what the cluster sets, and without
 /// values below `lowest`, or none if nothing is to be taken out.
-pub(super) fn stripped(
+pub(crate) fn stripped(
     text: &str,
     lowest: &BTreeMap<&'static str, u64>,
     cluster: &BTreeSet<String>,

@@ -1,6 +1,7 @@
 //! PgBouncer's list of databases as a file: `name = key=value …` lines, of which host and port follow the
 //! primary. Everything else in it stays as it is.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -79,9 +80,9 @@ pub fn pointed(text: &str, databases: &[String], host: &str, port: u16) -> Strin
         if let Some(section) = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             inside = section.trim() == "databases";
         }
-        let database = line.split_once('=').filter(|_| inside && !is_remark(trimmed));
+        let database = entry(line).filter(|_| inside && !is_remark(trimmed));
         lines.push(match database {
-            Some((name, rest)) if wanted(bare(name), databases) => {
+            Some((name, rest)) if wanted(&bare(name), databases) => {
                 any = true;
                 missing.retain(|missing| *missing != bare(name));
                 format!("{}= {}", spaced(name), redirected(rest, host, port))
@@ -113,9 +114,24 @@ fn is_plain(name: &str) -> bool {
     name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
-fn bare(name: &str) -> &str {
+/// Splits at the first `=` outside of a name's quotes.
+fn entry(line: &str) -> Option<(&str, &str)> {
+    let mut quoted = false;
+    let at = line.find(|letter| {
+        quoted ^= letter == '"';
+        letter == '=' && !quoted
+    })?;
+    Some((line.get(..at)?, line.get(at + 1..)?))
+}
+
+/// Returns the name without its quotes; one inside it is doubled.
+fn bare(name: &str) -> Cow<'_, str> {
     let name = name.trim();
-    name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(name)
+    match name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(quoted) if quoted.contains('"') => Cow::Owned(quoted.replace("\"\"", "\"")),
+        Some(quoted) => Cow::Borrowed(quoted),
+        None => Cow::Borrowed(name),
+    }
 }
 
 fn spaced(name: &str) -> String {
@@ -130,7 +146,8 @@ fn wanted(name: &str, databases: &[String]) -> bool {
 fn redirected(settings: &str, host: &str, port: u16) -> String {
     let kept = split(settings).into_iter().filter(|setting| {
         let key = setting.split('=').next().unwrap_or_default().trim();
-        key != "host" && key != "port"
+        // What has no key at all would become a part of the port before it.
+        !key.is_empty() && key != "host" && key != "port"
     });
     let first = [format!("host={host}"), format!("port={port}")];
     first.into_iter().chain(kept).collect::<Vec<_>>().join(" ")
@@ -168,7 +185,7 @@ mod tests {
     fn host_and_port_follow_the_primary_and_all_else_stays() {
         let two = ["orders".to_owned(), "new one".to_owned()];
         #[rustfmt::skip]
-        let table: [(&str, &[String], &str); 7] = [
+        let table: [(&str, &[String], &str); 8] = [
             ("", &[], "* = host=h port=5\n"),
             ("", &two, "orders = host=h port=5\n\"new one\" = host=h port=5\n"),
             ("a = host=x port=1 pool_size=3\n* = dbname=b\n", &[],
@@ -180,6 +197,7 @@ mod tests {
              "a = host=h port=5 connect_query='set x = 1 host=y'\n"),
             ("[databases]\na = host=x\n[pgbouncer]\nlisten_port = 1\n", &[],
              "[databases]\na = host=h port=5\n[pgbouncer]\nlisten_port = 1\n"),
+            ("a = = x host=y pool_size=3\n", &[], "a = host=h port=5 pool_size=3\n"),
             ("[databases]\n[pgbouncer]\nlisten_port = 1\n", &[],
              "[databases]\n* = host=h port=5\n[pgbouncer]\nlisten_port = 1\n"),
         ];
@@ -187,6 +205,17 @@ mod tests {
             let got = pointed(text, databases, "h", 5);
             assert_eq!(got, expected, "{text}");
             assert_eq!(pointed(&got, databases, "h", 5), expected, "done twice: {text}");
+        }
+    }
+
+    #[test]
+    fn a_name_in_quotes_is_known_again_whatever_is_in_it() {
+        for name in ["we\"b", "\"", "a=b", "a = \"b\"", "[x]", "#"] {
+            let databases = [name.to_owned()];
+            let once = pointed("", &databases, "h", 5);
+            assert_eq!(once.lines().count(), 1, "{once}");
+            assert_eq!(pointed(&once, &databases, "h", 5), once, "{name}");
+            assert_ne!(pointed(&once, &databases, "other", 5), once, "{name}");
         }
     }
 

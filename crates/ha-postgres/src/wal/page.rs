@@ -87,7 +87,7 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// Returns whether this is a size that a segment may have.
-pub(super) const fn is_segment_size(bytes: u64) -> bool {
+pub(crate) const fn is_segment_size(bytes: u64) -> bool {
     bytes.is_power_of_two() && bytes >= 1 << 20 && bytes <= 1 << 30
 }
 

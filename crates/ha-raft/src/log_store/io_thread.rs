@@ -5,6 +5,9 @@
 //! nothing is acknowledged any more; a sync that failed is never tried again, because the kernel
 //! may have dropped what it could not write.
 
+#[cfg(feature = "sabotage")]
+mod held;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,6 +25,9 @@ use super::record;
 use super::witness::{Mark, Promise, Witness};
 use crate::error_chain::chain;
 use crate::types::{LogId, TypeConfig, Vote};
+
+#[cfg(feature = "sabotage")]
+pub(super) use held::Held;
 
 /// How many jobs one cycle takes at most.
 const CYCLE_MAX: usize = 64;
@@ -82,6 +88,9 @@ pub(super) struct IoThread {
     pub(super) doomed: VecDeque<Range<u64>>,
     pub(super) counters: Arc<Counters>,
     pub(super) failure: watch::Sender<Option<Arc<str>>>,
+    /// What was acknowledged and would be lost with the process.
+    #[cfg(feature = "sabotage")]
+    pub(super) held: Held,
 }
 
 impl IoThread {
@@ -117,6 +126,8 @@ impl IoThread {
     }
 
     fn end(mut self) {
+        #[cfg(feature = "sabotage")]
+        self.write_held();
         self.guarded(|io| io.disk.sync()).ok();
         if self.failure.borrow().is_some() {
             // Dropping it would make sled write again, and, after an error, wait for ever for that
@@ -179,6 +190,10 @@ impl IoThread {
     }
 
     fn persist(&mut self, jobs: &[Job]) -> Result<(), StoreError> {
+        #[cfg(feature = "sabotage")]
+        if self.holds(|held| held.writes(jobs)) {
+            return Ok(());
+        }
         let mut promise = self.witness.promise().clone();
         let mut batch = sled::Batch::default();
         for job in jobs {
@@ -205,6 +220,10 @@ impl IoThread {
     }
 
     fn truncate(&mut self, keep: Option<Mark>, remove: Range<u64>) -> Result<(), StoreError> {
+        #[cfg(feature = "sabotage")]
+        if self.holds(|held| held.truncation(keep, remove.clone())) {
+            return Ok(());
+        }
         // The promise must shrink first: cut between the two, the log only holds more than promised.
         let mut promise = self.witness.promise().clone();
         if promise.last.is_some_and(|last| remove.contains(&last.id.index)) {
@@ -221,6 +240,10 @@ impl IoThread {
     }
 
     fn purge(&mut self, upto: LogId, remove: Range<u64>) -> Result<(), StoreError> {
+        #[cfg(feature = "sabotage")]
+        if self.holds(|held| held.purge(upto, remove.clone())) {
+            return Ok(());
+        }
         let mut batch = sled::Batch::default();
         batch.insert(record::PURGED, record::encode_meta(&Some(upto)));
         self.disk.apply(batch)?;

@@ -27,6 +27,8 @@ use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 mod disk;
 mod error;
+#[doc(hidden)]
+pub mod fuzz_door;
 mod io_thread;
 mod mirror;
 mod record;
@@ -111,7 +113,16 @@ pub async fn open(
             Ok((dir, lock, disk, witness, recovered)) => {
                 let doomed = recovered.doomed;
                 if ready.send(Ok((dir, recovered.mirror))).is_ok() {
-                    IoThread { disk, witness, doomed, counters: shared, failure }.run(queue);
+                    IoThread {
+                        disk,
+                        witness,
+                        doomed,
+                        counters: shared,
+                        failure,
+                        #[cfg(feature = "sabotage")]
+                        held: io_thread::Held::default(),
+                    }
+                    .run(queue);
                 }
                 // The lock goes last: nobody may open the store before sled is closed.
                 drop(lock);

@@ -17,7 +17,7 @@ use crate::types::{ENTRY_BYTES_MAX, Entry, Payload, log_id, term_of};
 
 /// Version of both kinds of records.
 const VERSION: u8 = 1;
-const CRC_END: usize = 5;
+pub(super) const CRC_END: usize = 5;
 const HEADER: usize = CRC_END + 4 + 8 + 8 + 4;
 
 /// Key of the vote.
@@ -138,7 +138,7 @@ pub(super) fn decode_meta<T: DeserializeOwned>(record: &[u8]) -> Result<T, Recor
 }
 
 /// Puts the checksum into a record, and returns it.
-fn seal(record: &mut [u8]) -> u32 {
+pub(super) fn seal(record: &mut [u8]) -> u32 {
     let crc = checksum(record);
     record[1..CRC_END].copy_from_slice(&crc.to_le_bytes());
     crc

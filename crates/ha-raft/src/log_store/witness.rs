@@ -167,6 +167,18 @@ fn encode(store_id: u128, generation: u64, promise: &Promise) -> [u8; SLOT] {
     to.slot
 }
 
+/// For the fuzz targets: reads a slot and writes it again.
+pub(super) fn again(bytes: &[u8], seal: bool) -> Option<Vec<u8>> {
+    let mut slot = bytes.to_vec();
+    slot.resize(SLOT, 0);
+    if seal {
+        let crc = crc32c::crc32c(slot.get(..CRC_AT)?);
+        slot.get_mut(CRC_AT..)?.copy_from_slice(&crc.to_le_bytes());
+    }
+    let Slot { store_id, generation, promise } = decode(&slot)?;
+    Some(encode(store_id, generation, &promise).to_vec())
+}
+
 /// Returns the content of an intact slot.
 fn decode(slot: &[u8]) -> Option<Slot> {
     let crc = u32::from_le_bytes(slot[CRC_AT..].try_into().ok()?);

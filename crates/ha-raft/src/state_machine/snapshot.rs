@@ -162,8 +162,12 @@ impl Snapshots {
 }
 
 /// Returns a snapshot as text.
-pub(super) fn encode(content: &Content) -> String {
-    let body = serde_json::to_string(content).expect("a snapshot is plain JSON");
+pub(crate) fn encode(content: &Content) -> String {
+    sealed(&serde_json::to_string(content).expect("a snapshot is plain JSON"))
+}
+
+/// Puts the header before a snapshot's content.
+pub(crate) fn sealed(body: &str) -> String {
     format!("{MAGIC} {VERSION} {:08x} {}\n{body}", crc32c::crc32c(body.as_bytes()), body.len())
 }
 

@@ -16,6 +16,8 @@ use crate::types::{ENTRY_BYTES_MAX, SnapshotMeta, Vote};
 
 mod client;
 mod cut;
+#[doc(hidden)]
+pub mod fuzz_door;
 mod peer;
 mod server;
 

@@ -87,7 +87,7 @@ fn invalid(part: &str, why: &dyn Display) -> Status {
 
 /// Refuses what openraft or the log store would take for a broken invariant: it would end this
 /// node, not the sender.
-fn check_entries(message: &AppendEntriesRequest<TypeConfig>) -> Result<(), Status> {
+pub(super) fn check_entries(message: &AppendEntriesRequest<TypeConfig>) -> Result<(), Status> {
     let mut next = message.prev_log_id.map_or(Some(0), |id| id.index.checked_add(1));
     for entry in &message.entries {
         let index = entry.log_id.index;
@@ -105,7 +105,7 @@ fn check_entries(message: &AppendEntriesRequest<TypeConfig>) -> Result<(), Statu
 }
 
 /// Refuses a vote that is not the sender's, or not of the kind the message needs.
-fn check_vote(from: &NodeId, vote: &Vote, committed: bool) -> Result<(), Status> {
+pub(super) fn check_vote(from: &NodeId, vote: &Vote, committed: bool) -> Result<(), Status> {
     if vote.leader_id.voted_for.0 != *from || vote.committed != committed {
         return Err(invalid("payload", &format!("the vote {vote} is not {from}'s to send")));
     }

@@ -1,7 +1,7 @@
 //! `haclt config`.
 
 mod edit;
-mod lines;
+pub(crate) mod lines;
 mod several;
 
 use std::io::Write;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// Returns a line that sets the key. A value that begins or ends with a blank or a quote stands in quotes.
-pub(super) fn line(key: &str, value: &str) -> String {
+pub(crate) fn line(key: &str, value: &str) -> String {
     let bare = !value.is_empty() && value.trim() == value && !value.starts_with('\'');
     if bare {
         format!("{key} = {value}\n")
@@ -16,7 +16,7 @@ pub(super) fn line(key: &str, value: &str) -> String {
 ///
 /// # Errors
 /// What is wrong, with the number of each line.
-pub(super) fn parse(text: &str) -> Result<BTreeMap<String, String>, Vec<String>> {
+pub(crate) fn parse(text: &str) -> Result<BTreeMap<String, String>, Vec<String>> {
     let mut values = BTreeMap::new();
     let mut faults = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
