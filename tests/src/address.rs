@@ -3,6 +3,22 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Where a node runs.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Its address.
+    pub address: String,
+    /// The command that runs another one there; empty for this machine's own network.
+    pub enter: Vec<String>,
+}
+
+impl Host {
+    /// Returns an address of this machine.
+    pub fn at(address: String) -> Self {
+        Self { address, enter: Vec::new() }
+    }
+}
+
 /// A claimed range of loopback addresses, for as long as the value lives.
 #[derive(Debug)]
 pub struct Claim {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ha_proto::v1::StatusReply;
 use rustix::process::Signal;
 
-use crate::address::Claim;
+use crate::address::{Claim, Host};
 use crate::node::{Node, REPLICATION_PASSWORD, SUPERUSER_PASSWORD};
 use crate::shape::{Mode, Shape};
 use crate::wait::{eventually, within};
@@ -42,6 +42,20 @@ pub struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(test: &str, root: PathBuf, announced: Vec<String>, shape: Shape) -> Self {
+        let claim = Claim::new();
+        let hosts = (1..=shape.data + shape.witnesses).map(|n| Host::at(claim.node(n))).collect();
+        Self::on_hosts(test, root, announced, shape, (claim, hosts))
+    }
+
+    /// Prepares a cluster whose nodes run where they are told to, in the order of their numbers; nothing is
+    /// started. Nodes that come later have addresses of the claim.
+    pub fn on_hosts(
+        test: &str,
+        root: PathBuf,
+        announced: Vec<String>,
+        shape: Shape,
+        (claim, hosts): (Claim, Vec<Host>),
+    ) -> Self {
         let root = std::env::var_os("HA_TEST_DIR").map_or(root, PathBuf::from);
         // A path to a socket has little room.
         let base = tempfile::Builder::new().prefix("hat-").rand_bytes(6).tempdir_in(root);
@@ -54,13 +68,10 @@ impl Cluster {
         secret(&base.join("superuser"), SUPERUSER_PASSWORD);
         secret(&base.join("replication"), REPLICATION_PASSWORD);
         fs::write(base.join("test"), test).expect("a writable directory");
-        let claim = Claim::new();
         let mut nodes: Vec<Node> = shape
             .nodes()
-            .zip(1..)
-            .map(|((name, data), n)| {
-                Node::new(&name, data, &base, &permits, claim.node(n), CLUSTER)
-            })
+            .zip(hosts)
+            .map(|((name, data), host)| Node::new(&name, data, &base, &permits, host, CLUSTER))
             .collect();
         let peers: Vec<(String, String)> =
             nodes.iter().map(|node| (format!("peers.{}", node.name), node.grpc())).collect();
@@ -93,8 +104,8 @@ impl Cluster {
     /// Makes a node that is not part of the cluster yet; its agent is not started.
     pub fn new_node(&mut self, name: &str, data: bool) -> &mut Node {
         let n = name.trim_start_matches('n').parse().expect("a name like n4");
-        let address = self.claim.node(n);
-        let mut node = Node::new(name, data, &self.base, &self.permits, address, CLUSTER);
+        let host = Host::at(self.claim.node(n));
+        let mut node = Node::new(name, data, &self.base, &self.permits, host, CLUSTER);
         for known in &self.nodes {
             node.config.text(&format!("peers.{}", known.name), known.grpc());
         }

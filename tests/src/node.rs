@@ -12,6 +12,7 @@ use ha_core::permit::{GuardStatus, PERMIT_FILE, Permit, STATUS_FILE};
 use rustix::process::Signal;
 use tokio_postgres::NoTls;
 
+use crate::address::Host;
 use crate::config::Config;
 use crate::wait::eventually;
 use crate::{processes, programs, status};
@@ -39,6 +40,7 @@ pub struct Node {
     /// Further environment of the agent.
     pub environment: Vec<(String, String)>,
     address: String,
+    enter: Vec<String>,
     permit_dir: PathBuf,
     agent: Option<Child>,
 }
@@ -49,7 +51,7 @@ impl Node {
         is_data: bool,
         base: &Path,
         permits: &Path,
-        address: String,
+        host: Host,
         cluster: &str,
     ) -> Self {
         let dir = base.join(name);
@@ -60,7 +62,8 @@ impl Node {
             config: Config::default(),
             dir,
             environment: Vec::new(),
-            address,
+            address: host.address,
+            enter: host.enter,
             permit_dir,
             agent: None,
         };
@@ -107,6 +110,19 @@ impl Node {
         config.text("postgres.parameters.max_connections", "30");
         // What a killed server leaves of it goes with the directory.
         config.text("postgres.parameters.dynamic_shared_memory_type", "mmap");
+    }
+
+    /// Returns a command that runs a program where the node is.
+    pub fn command(&self, program: &Path) -> Command {
+        let Some((first, others)) = self.enter.split_first() else { return Command::new(program) };
+        let mut command = Command::new(first);
+        command.args(others).arg(program);
+        command
+    }
+
+    /// Returns its address.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Returns where its agent listens.
@@ -168,7 +184,7 @@ impl Node {
         let config = self.write_config();
         let log = OpenOptions::new().append(true).create(true).open(self.log());
         let log = log.expect("a writable log");
-        Command::new(programs::program("ha-agent"))
+        self.command(&programs::program("ha-agent"))
             .arg("--config")
             .arg(config)
             .envs(self.environment.iter().cloned())

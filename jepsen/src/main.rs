@@ -1,0 +1,175 @@
+//! The fault suite: `jepsen run`, `jepsen suite`, `jepsen analyze`.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use jepsen::env::world::{self, World};
+use jepsen::env::{Durability, Kind};
+use jepsen::harness::{Harness, Trying as _};
+use jepsen::nemesis::{Fault, fault};
+use jepsen::run::verdict::Verdict;
+use jepsen::run::{self, Options, Stop};
+use jepsen::suite;
+use jepsen::workload::{Level, Workload};
+
+/// The exit code of a suite that failed itself.
+const HARNESS_FAILED: u8 = 2;
+
+/// Hurt real agents and real PostgreSQL, and check what clients saw
+///
+/// Exit codes: 0 nothing forbidden was seen, 1 something was, 2 the suite itself failed, 3 it could not be
+/// decided.
+#[derive(Debug, Parser)]
+#[command(name = "jepsen", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make one run: a cluster, clients, faults, a verdict
+    Run(Run),
+    /// Make many runs, one after the other
+    Suite(Suite),
+    /// Check the history of a run once more
+    Analyze {
+        /// Directory of the run
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Where the nodes run
+    #[arg(long, value_enum, default_value = "process")]
+    env: Kind,
+    /// What clients do
+    #[arg(long, value_enum, default_value = "set")]
+    workload: Workload,
+    /// Faults to draw from: names and groups, separated by commas
+    ///
+    /// Groups: kill, pause, partition, orders, all, none.
+    #[arg(long, default_value = "none")]
+    nemesis: String,
+    /// Faults and their times, instead of drawing them: FAULT[@TARGET]:SECOND+SECONDS, separated by commas
+    #[arg(long, conflicts_with = "nemesis")]
+    script: Option<String>,
+    /// How long faults are made
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Calls in a second, all clients together
+    #[arg(long, default_value_t = 60)]
+    rate: u64,
+    /// What everything is drawn from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where runs are kept
+    #[arg(long, default_value = "store")]
+    store: PathBuf,
+    /// Level of transactions
+    #[arg(long, value_enum, default_value = "serializable")]
+    level: Level,
+    /// What commits wait for
+    ///
+    /// With `async` acknowledged writes are lost when a primary is: a run that must not be valid.
+    #[arg(long, value_enum, default_value = "quorum")]
+    durability: Durability,
+}
+
+#[derive(Debug, Args)]
+struct Suite {
+    /// Which list of runs
+    #[arg(value_enum)]
+    list: suite::List,
+    /// Where runs are kept; those that it has already are not made again
+    #[arg(long, default_value = "store")]
+    store: PathBuf,
+    /// Seed of the first run; each next run has the next one
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Only runs whose name contains this
+    #[arg(long, default_value = "")]
+    only: String,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Run(run) => make(run),
+        Command::Suite(Suite { list, store, seed, only }) => {
+            suite::all(list, &store, seed, &only, &mut say)
+        }
+        Command::Analyze { dir } => analyze(&dir),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            say(&format!("HARNESS  {error}"));
+            ExitCode::from(HARNESS_FAILED)
+        }
+    }
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // If standard output is closed there is nobody to tell.
+    drop(writeln!(out, "{line}"));
+}
+
+fn make(arguments: Run) -> Result<u8, Harness> {
+    let Run { env, workload, nemesis, script, seconds, rate, seed, store, level, durability } =
+        arguments;
+    let faults: Vec<Fault> = fault::parse_list(&nemesis).map_err(Harness::new)?;
+    let options =
+        Options { env, workload, faults, script, seconds, rate, seed, store, level, durability };
+    options.plan()?;
+    let dir = options.directory()?;
+    // While there is one thread: all others are where the clients are then.
+    let world = match env {
+        Kind::Process => None,
+        Kind::Netns => {
+            if let Some(missing) = world::missing() {
+                return Err(Harness::new(format!("cannot make networks: {missing}")));
+            }
+            let world = World::create(3)?;
+            world.enter_clients()?;
+            Some(world)
+        }
+    };
+    say(&format!("{} seed {seed}, kept in {}", options.name(), dir.display()));
+    let verdict = on_runtime(&options, world, &dir)?;
+    for check in &verdict.0 {
+        say(&check.to_string());
+    }
+    say(&format!("{}: {seconds} s, seed {seed}", verdict.word().name()));
+    Ok(verdict.word().exit_code())
+}
+
+fn on_runtime(options: &Options, world: Option<World>, dir: &Path) -> Result<Verdict, Harness> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.trying(|| "start a runtime".to_owned())?;
+    let stop = Stop::default();
+    let asked = stop.clone();
+    runtime.spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            asked.ask();
+        }
+    });
+    let running = || runtime.block_on(run::run(options, world, dir, &stop));
+    // Whatever panics there is a fault of the suite: it asserts what it needs.
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(running));
+    // What still runs there are clients who wait for answers.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|_| Err(Harness::new("the suite panicked: standard error says where")))
+}
+
+fn analyze(dir: &Path) -> Result<u8, Harness> {
+    let verdict = Verdict(run::analysis::again(dir)?);
+    for check in &verdict.0 {
+        say(&check.to_string());
+    }
+    Ok(verdict.word().exit_code())
+}

@@ -1,0 +1,290 @@
+//! Faults are made here, and undone.
+
+use std::time::Duration;
+
+use ha_tests::processes;
+use rustix::process::Signal;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::links::{self, Link};
+use super::orders;
+use super::plan::Target;
+use super::{Fault, Outcome, Planned, targets, victims};
+use crate::env::Env;
+use crate::env::world::Change;
+use crate::harness::{Harness, Trying as _};
+use crate::random::Random;
+use crate::workload::cancel::cancel_waits;
+use crate::workload::client::Access;
+
+/// What has to be undone.
+#[derive(Debug)]
+pub enum Undo {
+    /// Nothing.
+    Nothing,
+    /// An agent is started.
+    StartAgent(String),
+    /// A process goes on.
+    Continue(i32),
+    /// All processes of a node go on.
+    Thaw(String),
+    /// Links work again.
+    Join(Vec<Link>),
+    /// A task that cuts links and joins them is ended, and the links work again.
+    StopFlapping(u8, Vec<Link>, Random, bool),
+    /// A task is told to end, and waited for.
+    End(JoinHandle<Result<Outcome, Harness>>, watch::Sender<bool>),
+}
+
+/// A fault that lasts.
+#[derive(Debug)]
+pub struct Active {
+    /// Which.
+    pub fault: Fault,
+    /// The node that it is about, if it is about one.
+    pub node: Option<String>,
+    /// How it is undone.
+    pub undo: Undo,
+}
+
+/// Makes a fault. `killed` are nodes whose agents are down on purpose.
+///
+/// # Errors
+/// If the suite could not do what it must be able to do.
+pub async fn start(
+    env: &mut Env,
+    planned: &Planned,
+    access: &Access,
+) -> Result<(Outcome, Option<Active>), Harness> {
+    let mut random = Random::new(planned.seed, 1);
+    let fault = planned.fault;
+    if fault.needs_networks() && env.world.is_none() {
+        let why = "the nodes have no networks of their own";
+        return Ok((Outcome::Skipped(why.to_owned()), None));
+    }
+    match fault {
+        Fault::Switchover | Fault::ConfigSet | Fault::RollingRestart | Fault::PauseCluster => {
+            let (stop, stopped) = watch::channel(false);
+            let task = orders::give(fault, &env.cluster, &mut random, stopped);
+            Ok(installed(fault, None, "order given", Undo::End(task, stop)))
+        }
+        Fault::CancelWaits => {
+            let (stop, stopped) = watch::channel(false);
+            let task = tokio::spawn(cancel_waits(access.clone(), stopped));
+            Ok(installed(fault, None, "waits are cancelled", Undo::End(task, stop)))
+        }
+        _ => on_node(env, planned, &mut random).await,
+    }
+}
+
+async fn on_node(
+    env: &mut Env,
+    planned: &Planned,
+    random: &mut Random,
+) -> Result<(Outcome, Option<Active>), Harness> {
+    let fault = planned.fault;
+    let (target, data) = narrowed(fault, &planned.target, random);
+    let name = match targets::resolve(&env.cluster, &target, data, random).await {
+        Ok(name) => name,
+        Err(why) => return Ok((Outcome::Skipped(why), None)),
+    };
+    if fault.needs_networks() {
+        return cut(env, fault, &name, random);
+    }
+    match fault {
+        Fault::KillNode => {
+            env.cluster.node_mut(&name).kill_everything();
+            Ok(installed(fault, Some(&name), "killed", Undo::StartAgent(name.clone())))
+        }
+        Fault::FreezeNode => match victims::freeze(env.cluster.node_mut(&name)) {
+            Ok(count) => {
+                let text = format!("{count} processes stand still");
+                Ok(installed(fault, Some(&name), &text, Undo::Thaw(name.clone())))
+            }
+            Err(why) => {
+                let active = Active { fault, node: Some(name.clone()), undo: Undo::Thaw(name) };
+                Ok((Outcome::Indeterminate(why), Some(active)))
+            }
+        },
+        _ => Ok(one_process(env, fault, &name, random)),
+    }
+}
+
+/// Some faults are about somebody in particular, whatever was drawn.
+fn narrowed(fault: Fault, target: &Target, random: &mut Random) -> (Target, bool) {
+    let named = matches!(target, Target::Named(_));
+    match fault {
+        Fault::KillAgent
+        | Fault::PauseAgent
+        | Fault::KillNode
+        | Fault::FreezeNode
+        | Fault::IsolateNode
+        | Fault::Halves
+        | Fault::OneWay => (target.clone(), false),
+        Fault::KillReceiver | Fault::PauseReceiver => match target {
+            // A primary receives nothing.
+            Target::Primary => (Target::Standby, false),
+            Target::Any if random.percent(50) => (Target::Standby, false),
+            Target::Any => (Target::Witness, false),
+            other => (other.clone(), false),
+        },
+        Fault::KillBackend
+        | Fault::PauseBackend
+        | Fault::KillWalsender
+        | Fault::PauseWalsender
+        | Fault::IsolatePrimary
+        | Fault::IsolateAll
+        | Fault::Flapping
+            if !named =>
+        {
+            (Target::Primary, true)
+        }
+        Fault::Ring | Fault::PostgresOnly | Fault::AgentsOnly | Fault::Loss => {
+            (Target::Named("n1".to_owned()), false)
+        }
+        _ => (target.clone(), true),
+    }
+}
+
+fn one_process(
+    env: &mut Env,
+    fault: Fault,
+    name: &str,
+    random: &mut Random,
+) -> (Outcome, Option<Active>) {
+    let pid = match victims::find(fault, &mut env.cluster, name, random) {
+        Ok(pid) => pid,
+        Err(why) => return (Outcome::Skipped(why), None),
+    };
+    let text = format!("process {pid}");
+    match fault {
+        Fault::KillAgent => {
+            env.cluster.node_mut(name).kill_agent();
+            installed(fault, Some(name), &text, Undo::StartAgent(name.to_owned()))
+        }
+        Fault::PauseAgent
+        | Fault::PauseGuard
+        | Fault::PausePostmaster
+        | Fault::PauseBackend
+        | Fault::PauseWalsender
+        | Fault::PauseReceiver => {
+            processes::send(pid, Signal::STOP);
+            installed(fault, Some(name), &text, Undo::Continue(pid))
+        }
+        _ => {
+            processes::send(pid, Signal::KILL);
+            installed(fault, Some(name), &text, Undo::Nothing)
+        }
+    }
+}
+
+fn installed(
+    fault: Fault,
+    node: Option<&str>,
+    text: &str,
+    undo: Undo,
+) -> (Outcome, Option<Active>) {
+    let text = node.map_or_else(|| text.to_owned(), |node| format!("{node}: {text}"));
+    let active = Active { fault, node: node.map(str::to_owned), undo };
+    (Outcome::Installed(text), Some(active))
+}
+
+fn cut(
+    env: &Env,
+    fault: Fault,
+    name: &str,
+    random: &mut Random,
+) -> Result<(Outcome, Option<Active>), Harness> {
+    let nodes = u8::try_from(env.cluster.nodes().len()).unwrap_or(u8::MAX);
+    let chosen: u8 = name.trim_start_matches('n').parse().unwrap_or(1);
+    let links = links::cut_by(fault, nodes, chosen, random);
+    change(env, &links, Change::Add)?;
+    let told: Vec<String> =
+        links.iter().map(|link| format!("{}>{} {:?}", link.from, link.to, link.traffic)).collect();
+    let undo = if fault == Fault::Flapping {
+        Undo::StopFlapping(chosen, links, random.clone(), true)
+    } else {
+        Undo::Join(links)
+    };
+    Ok(installed(fault, Some(name), &told.join(", "), undo))
+}
+
+fn change(env: &Env, links: &[Link], change: Change) -> Result<(), Harness> {
+    let Some(world) = &env.world else { return Ok(()) };
+    let nodes = u8::try_from(env.cluster.nodes().len()).unwrap_or(u8::MAX);
+    for node in 1..=nodes {
+        let here = links.iter().map(|link| link.rules()).filter(|(at, _)| *at == node);
+        let rules: Vec<String> = here.flat_map(|(_, rules)| rules).collect();
+        if !rules.is_empty() {
+            world.filter(node, change, &rules)?;
+        }
+    }
+    Ok(())
+}
+
+impl Active {
+    /// Does what a fault does again and again; returns after how long it wants that once more.
+    ///
+    /// # Errors
+    /// If the packet filter refuses.
+    pub fn again(&mut self, env: &Env) -> Result<Option<Duration>, Harness> {
+        let Undo::StopFlapping(_, links, random, down) = &mut self.undo else { return Ok(None) };
+        change(env, links, if *down { Change::Remove } else { Change::Add })?;
+        *down = !*down;
+        Ok(Some(Duration::from_millis(random.between(150, 2500))))
+    }
+
+    /// Undoes it.
+    ///
+    /// # Errors
+    /// If the suite cannot.
+    pub async fn stop(self, env: &mut Env) -> Result<Outcome, Harness> {
+        match self.undo {
+            Undo::Nothing => Ok(Outcome::Installed("over".to_owned())),
+            Undo::StartAgent(name) => {
+                let node = env.cluster.node_mut(&name);
+                if node.agent_runs() {
+                    return Ok(Outcome::Installed(format!("{name}: its agent runs already")));
+                }
+                node.kill_agent();
+                node.start();
+                Ok(Outcome::Installed(format!("{name}: agent started")))
+            }
+            Undo::Continue(pid) => {
+                processes::send(pid, Signal::CONT);
+                Ok(Outcome::Installed(format!("process {pid} goes on")))
+            }
+            Undo::Thaw(name) => {
+                let node = env.cluster.node_mut(&name);
+                let agent_runs = node.agent_runs();
+                if !agent_runs {
+                    node.kill_agent();
+                }
+                node.thaw();
+                Ok(Outcome::Installed(format!("{name} goes on")))
+            }
+            Undo::Join(links) => {
+                change(env, &links, Change::Remove)?;
+                Ok(Outcome::Installed("joined".to_owned()))
+            }
+            Undo::StopFlapping(_, links, _, down) => {
+                if down {
+                    change(env, &links, Change::Remove)?;
+                }
+                Ok(Outcome::Installed("joined".to_owned()))
+            }
+            Undo::End(task, stop) => {
+                stop.send_replace(true);
+                task.await.trying(|| format!("end {}", self.fault.name()))?
+            }
+        }
+    }
+
+    /// Tells what goes on beside to end; returns whether it has.
+    pub fn ends(&self) -> bool {
+        let Undo::End(task, stop) = &self.undo else { return true };
+        stop.send_replace(true);
+        task.is_finished()
+    }
+}
