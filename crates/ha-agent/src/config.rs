@@ -155,6 +155,7 @@ pub enum DriverSettings {
 const DOCKER_SOCKET: &str = "unix:///var/run/docker.sock";
 
 /// The `[postgres]` section.
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 #[derive(Debug, Clone)]
 pub struct PostgresSettings {
     /// What its programs run in.
