@@ -38,7 +38,7 @@ impl Workload {
     }
 }
 
-/// What a transaction is isolated from.
+/// What a transaction does not see of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Level {
     /// PostgreSQL's default.

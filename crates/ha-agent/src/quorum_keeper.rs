@@ -56,6 +56,12 @@ struct Memory {
     grown: Option<(Quorum, Lsn)>,
     /// The primary's end of WAL when it was first seen under this grant: what it took over lies before.
     began_at: Option<Lsn>,
+    /// The version of the recorded quorum that is known to be the current one.
+    ///
+    /// What an agent knows after its start may be past: the note of what is committed is not synced, and lost
+    /// with the process. After an order whose end it did not hear, too. The server is told nothing by that:
+    /// the quorum in force could let commits pass which those who know better do not look for.
+    confirmed: Option<u64>,
     admitted: bool,
     seen: BTreeMap<NodeId, Seen>,
     told: String,
@@ -145,15 +151,22 @@ impl Memory {
         self.notice(&state, &receivers);
         self.distrust(&receivers);
         let wanted = state.quorum_for(agent.node(), |node| self.is_present(node));
-        self.admit(database, &recorded, &receivers, began_at).await?;
+        let change = next(&recorded.quorum, &self.live, &wanted);
+        let confirmed = self.confirmed == Some(state.quorum_version);
+        if confirmed {
+            self.admit(database, &recorded, &receivers, began_at).await?;
+        }
         let closed = !self.admitted && database.facts().closed_run == Some(self.of.0);
         *lock(&agent.quorum) = Some(report(&state, &receivers, closed));
+        if !confirmed && (change != Change::Nothing || !self.admitted) {
+            return self.confirm(agent, &state, recorded).await;
+        }
         #[cfg(feature = "sabotage")]
         if ha_raft::sabotage::is("quorum-not-recorded") {
             let done = self.live.set.as_ref() == Some(&wanted);
             return if done { Ok(()) } else { self.set(database, wanted).await };
         }
-        match next(&recorded.quorum, &self.live, &wanted) {
+        match change {
             Change::Nothing => {
                 let settled = has_passed(&recorded.quorum, &receivers, began_at);
                 let open = !state.unsettled.is_empty() && settled;
@@ -308,31 +321,55 @@ impl Memory {
         let before = state.recorded.as_ref().map_or(state.durability, |recorded| recorded.mode);
         let there = quorum == wanted && self.live.set.as_ref() == Some(&quorum);
         let mode = if there { state.durability } else { before };
-        let version = state.quorum_version;
-        let set = Command::SetQuorum { epoch, version, mode, quorum: quorum.clone(), settled };
+        self.submit(agent, state, (mode, quorum.clone()), settled).await?;
+        crash_point::reached("quorum: recorded");
+        let line = format!("{mode}, {}", shown(&quorum));
+        if line != self.told {
+            let members = shown(&quorum);
+            events::QuorumChanged { node: agent.node(), epoch, mode, members: &members }.emit();
+            self.told = line;
+        }
+        self.await_applied(agent, state.quorum_version).await;
+        Ok(())
+    }
+
+    /// Has what is recorded here recorded once more: refused, if it is not what is recorded everywhere.
+    async fn confirm<D: PostgresDriver>(
+        &mut self,
+        agent: &Agent<D>,
+        state: &State,
+        recorded: Recorded,
+    ) -> Result<(), String> {
+        self.submit(agent, state, (recorded.mode, recorded.quorum), false).await?;
+        self.await_applied(agent, state.quorum_version).await;
+        Ok(())
+    }
+
+    async fn submit<D: PostgresDriver>(
+        &mut self,
+        agent: &Agent<D>,
+        state: &State,
+        (mode, quorum): (Durability, Quorum),
+        settled: bool,
+    ) -> Result<(), String> {
+        // Until its end is known here, nothing is.
+        self.confirmed = None;
+        let (epoch, version) = (self.of.1, state.quorum_version);
+        let set = Command::SetQuorum { epoch, version, mode, quorum, settled };
         match agent.submit(set, SUBMIT_LIMIT).await {
-            Ok(Outcome::Applied) => {
-                crash_point::reached("quorum: recorded");
-                let line = format!("{mode}, {}", shown(&quorum));
-                if line != self.told {
-                    let members = shown(&quorum);
-                    events::QuorumChanged { node: agent.node(), epoch, mode, members: &members }
-                        .emit();
-                    self.told = line;
-                }
-                self.wait_applied(agent, version).await;
-                Ok(())
-            }
+            Ok(Outcome::Applied) => Ok(()),
             Ok(Outcome::Refused(why)) => Err(why.to_string()),
             Err(SubmitError::NotTaken(why) | SubmitError::Unknown(why)) => Err(why),
         }
     }
 
     /// Until this node knows it too, it would only be decided again.
-    async fn wait_applied<D: PostgresDriver>(&self, agent: &Agent<D>, version: u64) {
+    async fn await_applied<D: PostgresDriver>(&mut self, agent: &Agent<D>, version: u64) {
         let mut state = agent.raft.state();
         let applied = state.wait_for(|now| now.state.quorum_version > version);
         drop(tokio::time::timeout(SUBMIT_LIMIT, applied).await);
+        let own = version + 1;
+        self.confirmed = (agent.state().quorum_version == own).then_some(own);
     }
 }
 

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn an_isolated_node_hears_nobody_and_is_heard_by_nobody_but_clients() {
+    fn a_node_that_is_cut_off_hears_nobody_and_is_heard_by_nobody_but_clients() {
         assert_eq!(cut(Fault::IsolatePrimary, 2), [(2, 1), (1, 2), (2, 3), (3, 2)]);
         let all = cut(Fault::IsolateAll, 2);
         assert!(all.contains(&(2, CLIENTS)) && all.contains(&(CLIENTS, 2)));

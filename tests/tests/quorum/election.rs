@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ha_tests::{Plan, eventually, scenario, status, within};
+use ha_tests::{Mode, Plan, eventually, processes, scenario, status, within};
+use rustix::process::Signal;
 
 use super::FAULTS;
 
@@ -44,5 +45,44 @@ fn a_pledge_outlives_its_agent_and_the_old_primary_is_acknowledged_by_nobody_rul
         c.end_writing_and_check(None).await;
         let ghost = c.node(&standby).sql("select count(*) from writes where value = -7").await;
         assert_eq!(ghost.as_deref(), Ok("0"));
+    });
+}
+
+/// What is committed is noted on disk with the next write only: an agent that was killed may not know of the
+/// latest change of the quorum, and if it is cut off nobody tells it. Found in simulation (`ha-sim`).
+#[test]
+fn an_agent_that_does_not_know_the_latest_quorum_lets_no_commit_pass_by_an_older_one() {
+    let plan = Plan::within(150).quorum().witness_without_programs().announces(&FAULTS);
+    scenario(plan.patience(30), async |c| {
+        let (primary, standby) = c.bootstrap().await;
+        let witness = c.witness();
+        c.quorum_requires(1, within(20)).await;
+        // A change of the quorum is the last thing that is committed.
+        c.set_mode(Mode::Async, within(20)).await;
+        c.set_mode(Mode::Quorum, within(20)).await;
+        c.quorum_requires(1, within(20)).await;
+        c.write().await;
+        c.more_writes(20, within(10)).await;
+
+        // Nobody receives from the primary any more, and no agent answers it.
+        for name in [&standby, &witness] {
+            c.node(name).signal_agent(Signal::STOP);
+        }
+        for process in c.node(&standby).database_processes() {
+            processes::send(process.pid, Signal::KILL);
+        }
+        c.node_mut(&primary).kill_agent();
+        c.node_mut(&primary).start();
+        // Until its lease has ended.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        c.node_mut(&primary).kill_everything();
+        for name in [&standby, &witness] {
+            c.node(name).signal_agent(Signal::CONT);
+        }
+        c.writes_on(&standby, within(40)).await;
+        c.node_mut(&primary).start();
+        c.streaming(within(60)).await;
+        c.end_writing_and_check(Some(0)).await;
+        c.same_rows(within(20)).await;
     });
 }
