@@ -187,7 +187,12 @@ fn a_recovery_that_is_cut_short_is_done_by_the_same_order_again() {
             tokio::time::sleep(Duration::from_millis(dice.below(lasts))).await;
             kill_process_group(group.expect("a pid"), Signal::KILL).expect("our own children");
             order.wait().expect("a child");
-            let done = recover(c, &primary, &confirmed);
+            // What was killed is gone a moment later.
+            let done = eventually("the store is free", within(10), async || {
+                let done = recover(c, &primary, &confirmed);
+                (!text(&done).contains("stop it first")).then_some(done)
+            })
+            .await;
             let said = text(&done);
             match done.status.code() {
                 Some(0) => anew += 1,
