@@ -15,14 +15,27 @@ use ha_core::{Epoch, TimelineId};
 const FILE: &str = "promotion";
 const HEADER: &str = "haclt promotion 1";
 
-/// Notes that timeline `to` is the one that began under `epoch`.
+/// What is noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Noted {
+    epoch: Epoch,
+    timeline: TimelineId,
+    /// The timeline that the WAL here was on before, and where that one came from.
+    before: Option<(TimelineId, Epoch)>,
+}
+
+/// Notes that timeline `to`, which this node goes to from `from`, is the one that began under `epoch`.
 ///
 /// # Errors
 /// If the note cannot be written and synced.
-pub fn note(dir: &Path, epoch: Epoch, to: TimelineId) -> io::Result<()> {
+pub fn note(dir: &Path, epoch: Epoch, to: TimelineId, from: TimelineId) -> io::Result<()> {
+    let before = read(dir).filter(|_| from != to).and_then(|noted| noted.origin(from));
     let temporary = dir.join("promotion.new");
     let mut file = fs::File::create(&temporary)?;
     writeln!(file, "{HEADER}\n{epoch} {to}")?;
+    if let Some(origin) = before {
+        writeln!(file, "{origin} {from}")?;
+    }
     file.sync_all()?;
     fs::rename(&temporary, dir.join(FILE))?;
     fs::File::open(dir)?.sync_all()
@@ -32,16 +45,43 @@ pub fn note(dir: &Path, epoch: Epoch, to: TimelineId) -> io::Result<()> {
 /// origin, although it knows another one.
 #[must_use]
 pub fn is_unrecorded(dir: &Path, timeline: TimelineId, state: &State) -> bool {
-    let Some((epoch, to)) = read(dir) else { return false };
+    let Some(Noted { epoch, timeline: to, .. }) = read(dir) else { return false };
     let recorded = state.history.iter().rev().find(|p| p.begin.timeline == timeline);
     to == timeline && recorded.is_some_and(|promotion| promotion.epoch != epoch)
 }
 
-fn read(dir: &Path) -> Option<(Epoch, TimelineId)> {
+/// Returns the epoch under which `timeline`, as it is here, began, if that is noted.
+#[must_use]
+pub fn origin(dir: &Path, timeline: TimelineId) -> Option<Epoch> {
+    read(dir)?.origin(timeline)
+}
+
+/// Returns the promotion that the timeline came from which the promotion under `epoch` ended, if that is noted.
+#[must_use]
+pub fn followed(dir: &Path, epoch: Epoch) -> Option<Epoch> {
+    read(dir).filter(|noted| noted.epoch == epoch)?.before.map(|(_, origin)| origin)
+}
+
+impl Noted {
+    fn origin(&self, timeline: TimelineId) -> Option<Epoch> {
+        let now = (self.timeline, self.epoch);
+        [Some(now), self.before]
+            .into_iter()
+            .flatten()
+            .find(|(of, _)| *of == timeline)
+            .map(|(_, o)| o)
+    }
+}
+
+fn read(dir: &Path) -> Option<Noted> {
     let text = fs::read_to_string(dir.join(FILE)).ok()?;
-    let line = text.strip_prefix(HEADER)?.trim();
-    let (epoch, timeline) = line.split_once(' ')?;
-    Some((Epoch(epoch.parse().ok()?), TimelineId(timeline.parse().ok()?)))
+    let mut lines = text.strip_prefix(HEADER)?.trim().lines();
+    let mut next = || {
+        let (epoch, timeline) = lines.next()?.split_once(' ')?;
+        Some((TimelineId(timeline.parse().ok()?), Epoch(epoch.parse().ok()?)))
+    };
+    let (timeline, epoch) = next()?;
+    Some(Noted { epoch, timeline, before: next() })
 }
 
 #[cfg(test)]
@@ -60,18 +100,48 @@ mod tests {
                 epoch: Epoch(epoch),
                 holder: "n2".parse().expect("a valid name"),
                 begin,
+                follows: None,
                 at_unix_ms: 0,
             }],
             ..State::default()
         };
         assert!(!is_unrecorded(dir.path(), TimelineId(3), &recorded(6)), "nothing noted");
-        note(dir.path(), Epoch(5), TimelineId(3)).expect("a writable directory");
+        note(dir.path(), Epoch(5), TimelineId(3), TimelineId(2)).expect("a writable directory");
         assert!(is_unrecorded(dir.path(), TimelineId(3), &recorded(6)));
         assert!(!is_unrecorded(dir.path(), TimelineId(3), &recorded(5)), "ours");
         assert!(!is_unrecorded(dir.path(), TimelineId(2), &recorded(6)), "an older timeline");
         assert!(!is_unrecorded(dir.path(), TimelineId(3), &State::default()), "nobody else's");
         // What is followed now came from the later promotion.
-        note(dir.path(), Epoch(6), TimelineId(3)).expect("a writable directory");
+        note(dir.path(), Epoch(6), TimelineId(3), TimelineId(3)).expect("a writable directory");
         assert!(!is_unrecorded(dir.path(), TimelineId(3), &recorded(6)));
+    }
+
+    #[test]
+    fn where_the_timeline_before_came_from_stays_known_until_the_new_one_is_on_disk() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path();
+        let note = |epoch, to, from| {
+            note(dir, Epoch(epoch), TimelineId(to), TimelineId(from))
+                .expect("a writable directory");
+        };
+        let origin = |timeline| origin(dir, TimelineId(timeline)).map(|epoch| epoch.0);
+        assert_eq!(origin(1), None, "nothing is noted");
+        note(2, 2, 1);
+        assert_eq!((origin(1), origin(2)), (None, Some(2)));
+        // A primary on timeline 3, of which nothing has arrived; then one on timeline 4.
+        note(4, 3, 2);
+        note(5, 4, 2);
+        assert_eq!((origin(2), origin(3), origin(4)), (Some(2), None, Some(5)));
+        assert_eq!(followed(dir, Epoch(5)), Some(Epoch(2)));
+        assert_eq!(followed(dir, Epoch(4)), None, "another promotion is noted");
+        // All of it has arrived.
+        note(5, 4, 4);
+        assert_eq!((origin(2), origin(4)), (None, Some(5)));
+        // A promotion that is tried again, also under another epoch.
+        note(6, 5, 4);
+        note(6, 5, 4);
+        note(7, 5, 4);
+        assert_eq!((origin(4), origin(5)), (Some(5), Some(7)));
+        assert_eq!(followed(dir, Epoch(7)), Some(Epoch(5)));
     }
 }

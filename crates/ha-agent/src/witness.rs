@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ha_core::ancestry::TimelineSwitch;
+use ha_core::ancestry::{Line, TimelineSwitch, doubtful_from};
 use ha_core::decide::Rule;
 use ha_core::{Epoch, Lsn, NodeId, NodeKind, TimelineId};
 use ha_postgres::credentials::password_of;
@@ -346,15 +346,24 @@ async fn fit_store<D: PostgresDriver>(
         return Err("its promotion is not recorded yet".to_owned());
     };
     let tip = witness.read_tip().await?;
+    let had = tip.as_ref().map(|tip| tip.end.timeline);
+    let there =
+        Line { timeline: theirs.timeline, switches: &theirs.switches, origin: Some(origin.epoch) };
     let namesake = tip.is_some_and(|tip| {
-        promotions::is_unrecorded(&agent.config.data_dir, tip.end.timeline, &state)
+        let dir = &agent.config.data_dir;
+        let origin = promotions::origin(dir, tip.end.timeline);
+        let here = Line { timeline: tip.end.timeline, switches: &tip.history, origin };
+        promotions::is_unrecorded(dir, tip.end.timeline, &state)
+            || doubtful_from(here, there, &state.history).is_some()
     });
     if namesake {
         set_aside(agent, witness, TimelineId(0), Vec::new()).await?;
     }
     set_aside(agent, witness, theirs.timeline, theirs.switches).await?;
     let (dir, epoch, timeline) = (agent.config.data_dir.clone(), origin.epoch, theirs.timeline);
-    let noted = tokio::task::spawn_blocking(move || promotions::note(&dir, epoch, timeline)).await;
+    let from = had.filter(|_| !namesake).unwrap_or(timeline);
+    let note = move || promotions::note(&dir, epoch, timeline, from);
+    let noted = tokio::task::spawn_blocking(note).await;
     noted.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
 }
 

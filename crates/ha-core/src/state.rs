@@ -198,6 +198,9 @@ pub struct Promotion {
     pub holder: NodeId,
     /// The timeline that began, and where.
     pub begin: WalPosition,
+    /// The promotion that the timeline before it came from, if the promoted node knew it.
+    #[serde(default)]
+    pub follows: Option<Epoch>,
     /// When, milliseconds of Unix time by the promoted node's wall clock: for people only.
     pub at_unix_ms: u64,
 }
@@ -325,8 +328,8 @@ impl State {
                 self.expect_held(*epoch)?;
                 self.grant(to, *incarnation, *ttl, None)
             }
-            Command::RecordPromotion { epoch, begin, at_unix_ms } => {
-                self.record_promotion(*epoch, *begin, *at_unix_ms)
+            Command::RecordPromotion { epoch, begin, follows, at_unix_ms } => {
+                self.record_promotion(*epoch, *begin, *follows, *at_unix_ms)
             }
             Command::SetDurability { version, durability, by } => {
                 expect_version(*version, self.config_version)?;
@@ -509,6 +512,7 @@ impl State {
         &mut self,
         epoch: Epoch,
         begin: WalPosition,
+        follows: Option<Epoch>,
         at_unix_ms: u64,
     ) -> Result<(), Refused> {
         self.expect_held(epoch)?;
@@ -516,7 +520,7 @@ impl State {
             return Err(Refused::AlreadyRecorded(epoch));
         }
         let holder = self.lease.holder().ok_or(Refused::LeaseVacant)?.clone();
-        self.history.push(Promotion { epoch, holder, begin, at_unix_ms });
+        self.history.push(Promotion { epoch, holder, begin, follows, at_unix_ms });
         let surplus = self.history.len().saturating_sub(HISTORY_MAX);
         self.history.drain(..surplus);
         Ok(())

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ha_core::ancestry::{Relation, compare};
+use ha_core::ancestry::{Line, Relation, compare, doubtful_from};
 use ha_core::view;
 use ha_core::{Epoch, Lsn, NodeId, WalPosition};
 use ha_postgres::driver::{PostgresDriver, UpstreamHistory};
@@ -126,6 +126,7 @@ fn keepers<D: PostgresDriver>(
     had: WalPosition,
     theirs: &UpstreamHistory,
 ) -> Vec<(NodeId, WalPosition)> {
+    let state = agent.state();
     let sightings = lock(&agent.sightings);
     let others = sightings.iter().filter(|(node, _)| *node != primary);
     let tips = others.filter_map(|(node, seen)| {
@@ -142,7 +143,13 @@ fn keepers<D: PostgresDriver>(
         };
         let (timeline, switches) = (theirs.timeline, &theirs.switches);
         let relation = compare(tip.end, &tip.history, timeline, switches, theirs.flushed);
-        let of_use = tip.oldest <= had.lsn && tip.end > had && relation == Relation::Ancestor;
+        // Which promotion theirs began with is not told: where that matters, they are no source.
+        let there = Line { timeline, switches, origin: None };
+        let here = Line { timeline: tip.end.timeline, switches: &tip.history, origin: None };
+        let of_use = tip.oldest <= had.lsn
+            && tip.end > had
+            && relation == Relation::Ancestor
+            && doubtful_from(here, there, &state.history).is_none();
         of_use.then(|| (node.clone(), tip.end))
     });
     tips.collect()

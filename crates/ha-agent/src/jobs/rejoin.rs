@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ha_core::ancestry::{self, Relation as Ancestry, TimelineSwitch};
+use ha_core::ancestry::{self, Line, Relation as Ancestry, TimelineSwitch, doubtful_from};
 use ha_core::clock::millis;
 use ha_core::state::journal::{EventKind, Note};
 use ha_core::state::{Command, Outcome, Promotion, State};
@@ -137,8 +137,17 @@ pub async fn compare<D: PostgresDriver>(
     let mut ancestry =
         ancestry::compare(end, &ours, theirs.timeline, &theirs.switches, theirs.flushed);
     // Equal numbers and equal switches do not prove a shared history (rule 57).
-    if promotions::is_unrecorded(&agent.config.data_dir, end.timeline, &state) {
-        warn!(timeline = %end.timeline, "its timeline here began with another promotion");
+    let dir = &agent.config.data_dir;
+    let here = Line {
+        timeline: end.timeline,
+        switches: &ours,
+        origin: promotions::origin(dir, end.timeline),
+    };
+    let there =
+        Line { timeline: theirs.timeline, switches: &theirs.switches, origin: Some(origin) };
+    let doubt = doubtful_from(here, there, &state.history);
+    if doubt.is_some() || promotions::is_unrecorded(dir, end.timeline, &state) {
+        warn!(timeline = %end.timeline, "its timeline here began with another promotion, or may have");
         ancestry = Ancestry::Unrelated;
     }
     #[cfg(feature = "sabotage")]
@@ -163,10 +172,10 @@ pub async fn compare<D: PostgresDriver>(
         }
     }
     if ancestry == Ancestry::Ancestor {
-        note_origin(&agent, origin, theirs.timeline).await?;
+        note_origin(&agent, origin, theirs.timeline, end.timeline).await?;
     }
     let mut facts = database.facts();
-    facts.diverged = fork_of(&ancestry, end, &state).map(|fork| (fork, end));
+    facts.diverged = fork_of(&ancestry, end, doubt, &state).map(|fork| (fork, end));
     facts.rewind_from = facts.diverged.map(|(fork, _)| fork);
     // It shares the history and still gets nothing: its slot says why.
     let starved = theirs.kept_from.is_some_and(|from| from == Lsn::ZERO || from > end.lsn);
@@ -190,10 +199,11 @@ fn promotion_of(state: &State, epoch: Epoch, theirs: &UpstreamHistory) -> Result
 async fn note_origin<D: PostgresDriver>(
     agent: &Agent<D>,
     origin: Epoch,
-    timeline: TimelineId,
+    to: TimelineId,
+    from: TimelineId,
 ) -> Result<(), JobError> {
     let dir = agent.config.data_dir.clone();
-    let noted = tokio::task::spawn_blocking(move || promotions::note(&dir, origin, timeline));
+    let noted = tokio::task::spawn_blocking(move || promotions::note(&dir, origin, to, from));
     match noted.await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
@@ -205,14 +215,19 @@ async fn note_origin<D: PostgresDriver>(
 }
 
 /// Where the local WAL left the history; as far as anybody can tell if nothing is shared.
-fn fork_of(ancestry: &Ancestry, end: WalPosition, state: &State) -> Option<WalPosition> {
+fn fork_of(
+    ancestry: &Ancestry,
+    end: WalPosition,
+    doubt: Option<WalPosition>,
+    state: &State,
+) -> Option<WalPosition> {
     match ancestry {
         Ancestry::Ancestor => None,
         Ancestry::Diverged { fork } => Some(*fork),
         Ancestry::Unrelated => {
             let namesake = |promotion: &&Promotion| promotion.begin.timeline == end.timeline;
             let begin = state.history.iter().rev().find(namesake).map(|namesake| namesake.begin);
-            begin.or(Some(WalPosition { timeline: end.timeline, lsn: Lsn::ZERO }))
+            doubt.or(begin).or(Some(WalPosition { timeline: end.timeline, lsn: Lsn::ZERO }))
         }
     }
 }
@@ -314,7 +329,8 @@ pub async fn rewind<D: PostgresDriver>(
     let Err(error) = result else {
         // A later note would be of the branch that is gone.
         if let Ok(origin) = promotion_of(&agent.state(), epoch, &theirs) {
-            note_origin(&agent, origin, theirs.timeline).await?;
+            let from = fork.map_or(theirs.timeline, |fork| fork.timeline);
+            note_origin(&agent, origin, theirs.timeline, from).await?;
         }
         let note = Note::new(EventKind::Rewound, format!("to the history of {primary}"));
         let note = note.about(agent.node());
@@ -417,7 +433,7 @@ pub async fn clone<D: PostgresDriver>(
         .await?;
     crash_point::reached("clone: done");
     if let Ok(origin) = promotion_of(&agent.state(), epoch, &theirs) {
-        note_origin(&agent, origin, theirs.timeline).await?;
+        note_origin(&agent, origin, theirs.timeline, theirs.timeline).await?;
     }
     let note = Note::new(EventKind::Cloned, format!("from {}", source.node)).about(agent.node());
     remade(&agent, database, note, began, epoch, ordered);

@@ -47,9 +47,9 @@ pub async fn promote<D: PostgresDriver>(
     // Rule 57: should this promotion never be recorded, its timeline can still be told from another one
     // of the same number. Synced before the deadline is read: a slow disk must not eat into it unseen.
     let from = database.facts().answer(run).map(|probe| probe.timeline);
-    let next = from.map_or(TimelineId(0), |from| TimelineId(from.0 + 1));
+    let from = from.unwrap_or(TimelineId(0));
     crash_point::reached("promote: told who acknowledges");
-    note(&agent, epoch, next).await?;
+    note(&agent, epoch, from).await?;
     crash_point::reached("promote: noted");
     let deadline = lock(&agent.holder)
         .as_ref()
@@ -159,10 +159,12 @@ async fn await_commits<D: PostgresDriver>(
 async fn note<D: PostgresDriver>(
     agent: &Arc<Agent<D>>,
     epoch: Epoch,
-    to: TimelineId,
+    from: TimelineId,
 ) -> Result<(), JobError> {
     let dir = agent.config.data_dir.clone();
-    let noted = tokio::task::spawn_blocking(move || promotions::note(&dir, epoch, to)).await;
+    // A server that did not answer is on timeline 0 here, which is nobody's.
+    let to = TimelineId(if from.0 == 0 { 0 } else { from.0 + 1 });
+    let noted = tokio::task::spawn_blocking(move || promotions::note(&dir, epoch, to, from)).await;
     match noted {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
@@ -182,7 +184,10 @@ pub async fn record_promotion<D: PostgresDriver>(
 ) {
     let Some(database) = &agent.database else { return };
     let at_unix_ms = clock::wall_unix_ms();
-    let command = Command::RecordPromotion { epoch, begin, at_unix_ms };
+    let dir = agent.config.data_dir.clone();
+    let noted = tokio::task::spawn_blocking(move || promotions::followed(&dir, epoch)).await;
+    let follows = noted.ok().flatten();
+    let command = Command::RecordPromotion { epoch, begin, follows, at_unix_ms };
     match agent.submit(command, SUBMIT_LIMIT).await {
         Ok(Outcome::Applied | Outcome::Refused(Refused::AlreadyRecorded(_))) => {
             crash_point::reached("promote: recorded");

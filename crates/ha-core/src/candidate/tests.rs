@@ -159,7 +159,8 @@ fn the_database_is_made_only_when_every_data_node_was_heard() {
 
 fn promoted(holder: &str, timeline: u32, lsn: u64) -> State {
     let begin = WalPosition { timeline: TimelineId(timeline), lsn: Lsn(lsn) };
-    let history = vec![Promotion { epoch: Epoch(3), holder: id(holder), begin, at_unix_ms: 0 }];
+    let (epoch, holder) = (Epoch(3), id(holder));
+    let history = vec![Promotion { epoch, holder, begin, follows: None, at_unix_ms: 0 }];
     State { history, ..registered() }
 }
 

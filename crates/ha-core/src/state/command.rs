@@ -218,6 +218,9 @@ pub enum Command {
         epoch: Epoch,
         /// Where the new timeline begins.
         begin: WalPosition,
+        /// The promotion that the timeline before it came from, if the promoted node knows it.
+        #[serde(default)]
+        follows: Option<Epoch>,
         /// Wall clock of the promoted node, for people only.
         at_unix_ms: u64,
     },

@@ -102,7 +102,12 @@ fn a_promotion_is_recorded_once_and_only_by_the_current_grant() {
     let mut state = registered();
     state.apply(&grant("n1", 1));
     let begin = WalPosition { timeline: TimelineId(2), lsn: Lsn(100) };
-    let record = |epoch| Command::RecordPromotion { epoch: Epoch(epoch), begin, at_unix_ms: 0 };
+    let record = |epoch| Command::RecordPromotion {
+        epoch: Epoch(epoch),
+        begin,
+        follows: None,
+        at_unix_ms: 0,
+    };
     assert_eq!(state.apply(&record(1)), Outcome::Applied);
     let twice = Refused::AlreadyRecorded(Epoch(1));
     assert_eq!(state.apply(&record(1)), Outcome::Refused(twice));
@@ -222,7 +227,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         }),
         2 => (0_u64..12, 0_u32..4, 0_u64..100).prop_map(|(epoch, timeline, lsn)| {
             let begin = WalPosition { timeline: TimelineId(timeline), lsn: Lsn(lsn) };
-            Command::RecordPromotion { epoch: Epoch(epoch), begin, at_unix_ms: 0 }
+            Command::RecordPromotion { epoch: Epoch(epoch), begin, follows: None, at_unix_ms: 0 }
         }),
         3 => quorum_command(),
         6 => operator_command(),

@@ -164,7 +164,7 @@ pub(crate) fn keep_recorded(ctx: &Ctx, view: &View) {
             let last = pg.data.wal.history_at(pg.data.wal.len()).last().copied();
             WalPosition { timeline, lsn: last.map_or(lsn(0), |switch| switch.end) }
         };
-        let command = Command::RecordPromotion { epoch, begin, at_unix_ms: 0 };
+        let command = Command::RecordPromotion { epoch, begin, follows: None, at_unix_ms: 0 };
         let became = own.submit(command, SUBMIT_LIMIT).await;
         if matches!(became, Proposed::NotTaken | Proposed::Unknown) {
             own.sleep(Duration::from_millis(500)).await;
