@@ -221,6 +221,7 @@ pub fn to_core(reply: &ReportReply) -> Report {
         database: reply.postgres.as_ref().map(|postgres| CoreDatabase {
             system_identifier: (postgres.data_dir == "present")
                 .then_some(postgres.system_identifier),
+            looked: !postgres.data_dir.is_empty(),
             empty: postgres.data_dir == "empty",
             standby: postgres.answering && postgres.in_recovery,
             flushed: postgres.flushed.unwrap_or_default().into(),

@@ -52,6 +52,8 @@ pub struct Tip {
 pub struct Database {
     /// Identity of what is on disk; `None` if there is nothing, or it cannot be read.
     pub system_identifier: Option<u64>,
+    /// Whether the node has looked at its data directory since its agent began.
+    pub looked: bool,
     /// Whether the directory exists, can be read, and is empty.
     pub empty: bool,
     /// Whether the server answered a probe just now, as a standby.
@@ -469,7 +471,7 @@ pub fn worth_waiting_for<'a>(
 pub enum BootstrapChoice {
     /// This node: it has a data directory already, or all are empty and it is first by name.
     Assign(NodeId),
-    /// Not all data nodes answered: one of them may have the data.
+    /// Not all data nodes answered, or have looked: one of them may have the data.
     WaitFor(Vec<NodeId>),
     /// Two directories of different database clusters: somebody must say which one counts.
     Conflict(BTreeMap<NodeId, u64>),
@@ -481,8 +483,10 @@ pub enum BootstrapChoice {
 #[must_use]
 pub fn choose_bootstrap(state: &State, reports: &BTreeMap<NodeId, Report>) -> BootstrapChoice {
     let database = |node: &NodeId| reports.get(node).and_then(|r| r.database.as_ref());
-    let silent: Vec<NodeId> =
-        data_nodes(state).filter(|node| database(node).is_none()).cloned().collect();
+    let silent: Vec<NodeId> = data_nodes(state)
+        .filter(|node| !database(node).is_some_and(|d| d.looked))
+        .cloned()
+        .collect();
     if !silent.is_empty() {
         return BootstrapChoice::WaitFor(silent);
     }

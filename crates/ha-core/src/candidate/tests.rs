@@ -41,6 +41,7 @@ fn registered() -> State {
 fn standby(timeline: u32, lsn: u64) -> Database {
     Database {
         system_identifier: Some(SYSTEM),
+        looked: true,
         empty: false,
         standby: true,
         flushed: WalPosition { timeline: TimelineId(timeline), lsn: Lsn(lsn) },
@@ -147,6 +148,11 @@ fn the_database_is_made_only_when_every_data_node_was_heard() {
     };
     let assign = |name| BootstrapChoice::Assign(id(name));
     assert_eq!(choose(&[("n1", none())]), BootstrapChoice::WaitFor(vec![id("n2")]));
+    // Its agent has just begun: what it has not looked at is no unusable directory yet.
+    let unseen = || Database { looked: false, ..broken() };
+    let wait = BootstrapChoice::WaitFor(vec![id("n2")]);
+    assert_eq!(choose(&[("n1", none()), ("n2", unseen())]), wait);
+    assert_eq!(choose(&[("n1", has(5, 9)), ("n2", unseen())]), wait);
     assert_eq!(choose(&[("n1", none()), ("n2", none())]), assign("n1"));
     assert_eq!(choose(&[("n1", none()), ("n2", has(5, 9))]), assign("n2"));
     assert_eq!(choose(&[("n1", has(5, 9)), ("n2", has(5, 10))]), assign("n2"));

@@ -72,6 +72,7 @@ pub(crate) fn local(world: &mut World, at: usize) -> Reported {
         let running = status.is_some_and(|status| !status.state.is_gone());
         Database {
             system_identifier: pg.data.half.is_none().then_some(SYSTEM),
+            looked: true,
             empty: false,
             standby: running && answers.is_some_and(|probe| probe.recovery),
             flushed: match answer {

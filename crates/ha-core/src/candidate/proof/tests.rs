@@ -63,6 +63,7 @@ fn grant(to: &str, epoch: u64) -> Command {
 fn standby(end: WalPosition) -> Report {
     let database = Database {
         system_identifier: Some(SYSTEM),
+        looked: true,
         empty: false,
         standby: true,
         flushed: end,
