@@ -85,10 +85,12 @@ impl Env {
         test: &str,
         world: Option<World>,
         durability: Durability,
+        bare_witness: bool,
     ) -> Result<Self, Harness> {
         let root = root();
         owner::remove_stale_files(&[Path::new("/dev/shm"), Path::new("/tmp")])?;
-        let shape = Shape { durability: durability.mode(), ..Shape::default() };
+        let (durability, witness_programs) = (durability.mode(), !bare_witness);
+        let shape = Shape { durability, witness_programs, ..Shape::default() };
         let claim = Claim::new();
         let hosts = (1..=shape.data + shape.witnesses)
             .map(|n| world.as_ref().map_or_else(|| Host::at(claim.node(n)), |w| w.host(n)))

@@ -10,5 +10,6 @@ pub mod nemesis;
 pub mod random;
 pub mod report;
 pub mod run;
+pub mod sabotage;
 pub mod suite;
 pub mod workload;

@@ -11,8 +11,8 @@ use jepsen::harness::{Harness, Trying as _};
 use jepsen::nemesis::{Fault, fault};
 use jepsen::run::verdict::Verdict;
 use jepsen::run::{self, Options, Stop};
-use jepsen::suite;
 use jepsen::workload::{Level, Workload};
+use jepsen::{sabotage, suite};
 
 /// The exit code of a suite that failed itself.
 const HARNESS_FAILED: u8 = 2;
@@ -34,6 +34,11 @@ enum Command {
     Run(Run),
     /// Make many runs, one after the other
     Suite(Suite),
+    /// Take one safety away at a time and see that a run finds it: programs with the feature `sabotage`
+    ///
+    /// Each run must be valid with the safety, and not without it. Exit codes: 0 every one was caught, 1 one
+    /// was not, or a run with the safety was not valid, 2 the suite itself failed.
+    Sabotage(Sabotage),
     /// Check the history of a run once more
     Analyze {
         /// Directory of the run
@@ -77,6 +82,22 @@ struct Run {
     /// With `async` acknowledged writes are lost when a primary is: a run that must not be valid.
     #[arg(long, value_enum, default_value = "quorum")]
     durability: Durability,
+    /// The witness keeps no WAL: it only votes
+    #[arg(long)]
+    bare_witness: bool,
+}
+
+#[derive(Debug, Args)]
+struct Sabotage {
+    /// Where runs are kept
+    #[arg(long, default_value = "store")]
+    store: PathBuf,
+    /// Only these safeties, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// How often each may be tried before it counts as not caught
+    #[arg(long, default_value_t = 3)]
+    tries: u64,
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +122,9 @@ fn main() -> ExitCode {
         Command::Suite(Suite { list, store, seed, only }) => {
             suite::all(list, &store, seed, &only, &mut say)
         }
+        Command::Sabotage(Sabotage { store, only, tries }) => {
+            sabotage::all(&store, &only, tries, &mut say)
+        }
         Command::Analyze { dir } => analyze(&dir),
     };
     match done {
@@ -119,11 +143,22 @@ fn say(line: &str) {
 }
 
 fn make(arguments: Run) -> Result<u8, Harness> {
-    let Run { env, workload, nemesis, script, seconds, rate, seed, store, level, durability } =
+    let faults: Vec<Fault> = fault::parse_list(&arguments.nemesis).map_err(Harness::new)?;
+    let Run { env, workload, script, seconds, rate, seed, store, level, durability, .. } =
         arguments;
-    let faults: Vec<Fault> = fault::parse_list(&nemesis).map_err(Harness::new)?;
-    let options =
-        Options { env, workload, faults, script, seconds, rate, seed, store, level, durability };
+    let options = Options {
+        env,
+        workload,
+        faults,
+        script,
+        seconds,
+        rate,
+        seed,
+        store,
+        level,
+        durability,
+        bare_witness: arguments.bare_witness,
+    };
     options.plan()?;
     let dir = options.directory()?;
     // While there is one thread: all others are where the clients are then.

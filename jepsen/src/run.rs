@@ -61,6 +61,8 @@ pub struct Options {
     pub level: Level,
     /// What commits wait for.
     pub durability: Durability,
+    /// Whether the witness keeps no WAL.
+    pub bare_witness: bool,
 }
 
 /// Whether somebody wants the run to end early.
@@ -136,7 +138,7 @@ pub async fn run(
 ) -> Result<Verdict, Harness> {
     let plan = options.plan()?;
     let journal = Arc::new(Journal::create(dir)?);
-    let mut env = Env::create(&options.name(), world, options.durability)?;
+    let mut env = Env::create(&options.name(), world, options.durability, options.bare_witness)?;
     let access = prepare(&mut env, options.durability).await?;
     let guards = watch::Guards::of(&env);
     let confirm = plan.any(Fault::allows_stale_reads);

@@ -150,19 +150,32 @@ fn make(entry: &Entry, store: &Path, seed: u64, say: &mut dyn FnMut(&str)) -> Re
     {
         return Ok(row(None, &missing));
     }
+    let (code, said) = call(&arguments, None, say)?;
+    Ok(row(Some(code), &said))
+}
+
+/// Makes one run in a process of its own, with a variable in its environment; returns its exit code and what
+/// was not well.
+///
+/// # Errors
+/// If it cannot be started.
+pub(crate) fn call(
+    arguments: &[String],
+    variable: Option<(&str, &str)>,
+    say: &mut dyn FnMut(&str),
+) -> Result<(u8, String), Harness> {
     say(&format!("run      jepsen {}", arguments.join(" ")));
     let program: PathBuf = std::env::current_exe().trying(|| "find this program".to_owned())?;
     let mut command = Command::new(program);
-    command.args(&arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).envs(variable);
     let output = command.output().trying(|| "make a run".to_owned())?;
     let text = String::from_utf8_lossy(&output.stdout);
-    // What is not well, else the last word.
     let bad = text
         .lines()
         .filter(|l| ["INVALID  ", "unknown  ", "HARNESS  "].iter().any(|w| l.starts_with(w)));
     let bad: Vec<&str> = bad.collect();
     let code = output.status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(row(Some(code.unwrap_or(2)), &bad.join("; ")))
+    Ok((code.unwrap_or(2), bad.join("; ")))
 }
 
 #[cfg(test)]
