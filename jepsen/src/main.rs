@@ -114,13 +114,17 @@ struct Suite {
     /// Only runs whose name contains this
     #[arg(long, default_value = "")]
     only: String,
+    /// How many runs at once
+    #[arg(long, default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=8))]
+    jobs: usize,
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(run) => make(run),
-        Command::Suite(Suite { list, store, seed, only }) => {
-            suite::all(list, &store, seed, &only, &mut say)
+        Command::Suite(Suite { list, store, seed, only, jobs }) => {
+            let asked = suite::Asked { list, store: &store, seed, only: &only, jobs };
+            suite::all(&asked, &mut say)
         }
         Command::Sabotage(Sabotage { store, only, tries }) => {
             sabotage::all(&store, &only, tries, &mut say)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ha_tests::programs;
 
 use crate::harness::Harness;
-use crate::suite::call;
+use crate::suite::{BESIDES, call};
 
 /// The variable by which programs with the feature `sabotage` are told which safety to leave out.
 const VARIABLE: &str = "HACLT_SABOTAGE";
@@ -118,7 +118,8 @@ impl Case {
     fn run(&self, store: &Path, tries: u64, say: &mut dyn FnMut(&str)) -> Result<Row, Harness> {
         let safety = self.safety;
         say(&format!("{safety}: with it"));
-        let (code, said) = call(&self.arguments(store, 1), Some((VARIABLE, "")), say)?;
+        let limit = Duration::from_secs(self.seconds) + BESIDES;
+        let (code, said) = call(&self.arguments(store, 1), Some((VARIABLE, "")), limit, say)?;
         let with = match code {
             0 => None,
             1 | 3 => Some(said),
@@ -128,7 +129,7 @@ impl Case {
         for seed in 1..=tries {
             say(&format!("{safety}: without it"));
             let arguments = self.arguments(store, seed);
-            let (code, said) = call(&arguments, Some((VARIABLE, safety)), say)?;
+            let (code, said) = call(&arguments, Some((VARIABLE, safety)), limit, say)?;
             match code {
                 0 | 3 => {}
                 1 => {

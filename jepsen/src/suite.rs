@@ -1,4 +1,4 @@
-//! Lists of runs, made one after the other. What was made already is not made again.
+//! Lists of runs. What was made already is not made again.
 
 mod lists;
 
@@ -6,6 +6,8 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,13 @@ use crate::env::{Kind, world};
 use crate::harness::{Harness, Trying as _};
 use crate::report;
 use lists::Entry;
+
+/// The exit code of a run that failed itself.
+const HARNESS_FAILED: u8 = 2;
+/// What a run may take besides the time in which faults are made: to found the cluster, to heal it, to check.
+pub(crate) const BESIDES: Duration = Duration::from_secs(400);
+/// How often it is looked whether a run has ended.
+const POLL: Duration = Duration::from_millis(100);
 
 /// Which list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,41 +68,66 @@ impl Row {
     }
 }
 
+/// What is asked of a suite.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// Which runs.
+    pub list: List,
+    /// Where they are kept.
+    pub store: &'a Path,
+    /// Seed of the first; each next one has the next.
+    pub seed: u64,
+    /// Only those whose name contains this.
+    pub only: &'a str,
+    /// How many at once.
+    pub jobs: usize,
+}
+
 /// Makes the runs of a list that are not made yet; returns the exit code of all: 1 if any found something, else
 /// 2 if any failed itself, else 3 if any could not be decided or was skipped.
 ///
 /// # Errors
 /// If runs cannot be started, or what they gave cannot be kept.
-pub fn all(
-    list: List,
-    store: &Path,
-    seed: u64,
-    only: &str,
-    say: &mut dyn FnMut(&str),
-) -> Result<u8, Harness> {
+pub fn all(asked: &Asked, say: &mut (dyn FnMut(&str) + Send)) -> Result<u8, Harness> {
+    let Asked { list, store, seed, only, jobs } = *asked;
     std::fs::create_dir_all(store).trying(|| format!("make {}", store.display()))?;
     let file = store.join(format!("suite-{}.jsonl", list.name()));
     let made = rows(&file)?;
-    let mut table = Vec::new();
-    for (entry, seed) in lists::of(list).into_iter().zip(seed..) {
-        if !entry.name().contains(only) {
-            continue;
+    let entries = lists::of(list).into_iter().zip(seed..);
+    let wanted: Vec<(Entry, u64)> = entries.filter(|(e, _)| e.name().contains(only)).collect();
+    let (next, say) = (Mutex::new(wanted.iter()), Mutex::new(say));
+    let told = |line: &str| (say.lock().unwrap_or_else(PoisonError::into_inner))(line);
+    let work = || -> Result<Vec<Row>, Harness> {
+        let mut done = Vec::new();
+        loop {
+            let entry = next.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((entry, seed)) = entry else { return Ok(done) };
+            let command = entry.arguments(store, *seed).join(" ");
+            let row = if let Some(row) = made.iter().find(|row| row.command == command) {
+                row.clone()
+            } else {
+                let row = make(entry, store, *seed, &mut |line| told(line))?;
+                keep(&file, &row)?;
+                row
+            };
+            told(&line(&row));
+            done.push(row);
         }
-        let command = entry.arguments(store, seed).join(" ");
-        let row = if let Some(row) = made.iter().find(|row| row.command == command) {
-            row.clone()
-        } else {
-            let row = make(&entry, store, seed, say)?;
-            keep(&file, &row)?;
-            row
-        };
-        say(&line(&row));
-        table.push(row);
-    }
+    };
+    let done: Result<Vec<Vec<Row>>, Harness> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        let ended = workers.into_iter().map(|worker| match worker.join() {
+            Ok(rows) => rows,
+            Err(_) => Err(Harness::new("the suite panicked: standard error says where")),
+        });
+        ended.collect()
+    });
+    let mut table: Vec<Row> = done?.concat();
+    table.sort_by_key(|row| row.seed);
     report::index(store).trying(|| "write the index of the runs".to_owned())?;
-    say("");
+    told("");
     for row in &table {
-        say(&line(row));
+        told(&line(row));
     }
     Ok(code(&table))
 }
@@ -150,32 +184,50 @@ fn make(entry: &Entry, store: &Path, seed: u64, say: &mut dyn FnMut(&str)) -> Re
     {
         return Ok(row(None, &missing));
     }
-    let (code, said) = call(&arguments, None, say)?;
+    let limit = Duration::from_secs(entry.seconds) + BESIDES;
+    let (code, said) = call(&arguments, None, limit, say)?;
     Ok(row(Some(code), &said))
 }
 
-/// Makes one run in a process of its own, with a variable in its environment; returns its exit code and what
-/// was not well.
+/// Makes one run in a process of its own, with a variable in its environment, and ends it if it has not ended
+/// after `limit`; returns its exit code and what was not well.
 ///
 /// # Errors
 /// If it cannot be started.
 pub(crate) fn call(
     arguments: &[String],
     variable: Option<(&str, &str)>,
+    limit: Duration,
     say: &mut dyn FnMut(&str),
 ) -> Result<(u8, String), Harness> {
     say(&format!("run      jepsen {}", arguments.join(" ")));
     let program: PathBuf = std::env::current_exe().trying(|| "find this program".to_owned())?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).envs(variable);
-    let output = command.output().trying(|| "make a run".to_owned())?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let mut child = command.spawn().trying(|| "make a run".to_owned())?;
+    let pipe = child.stdout.take();
+    let reader =
+        std::thread::spawn(move || pipe.map_or(Ok(String::new()), std::io::read_to_string));
+    let until = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait().trying(|| "wait for a run".to_owned())? {
+            break status;
+        }
+        if Instant::now() >= until {
+            child.kill().trying(|| "end a run that takes too long".to_owned())?;
+            child.wait().trying(|| "wait for a run".to_owned())?;
+            return Ok((HARNESS_FAILED, format!("HARNESS  not done in {} s", limit.as_secs())));
+        }
+        std::thread::sleep(POLL);
+    };
+    let read = reader.join().unwrap_or_else(|_| Ok(String::new()));
+    let text = read.trying(|| "read what a run said".to_owned())?;
     let bad = text
         .lines()
         .filter(|l| ["INVALID  ", "unknown  ", "HARNESS  "].iter().any(|w| l.starts_with(w)));
     let bad: Vec<&str> = bad.collect();
-    let code = output.status.code().and_then(|code| u8::try_from(code).ok());
-    Ok((code.unwrap_or(2), bad.join("; ")))
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok((code.unwrap_or(HARNESS_FAILED), bad.join("; ")))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod counts;
 mod leftovers;
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, IsTerminal as _};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -21,7 +22,7 @@ enum Done {
 
 type Step = (&'static str, fn(&mut Counts) -> Outcome<Done>);
 
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     ("format", |_| cargo(&["fmt", "--all", "--check"])),
     ("tidy", |_| tidy::tidy().map(passed)),
     ("deps", |_| deps::deps().map(passed)),
@@ -39,6 +40,7 @@ const STEPS: [Step; 14] = [
     ("guard", |_| binaries::guard().map(passed)),
     ("sabotage", |_| sabotage::check().map(passed)),
     ("tests", tests),
+    ("faults", |_| faults()),
     ("leftovers", |_| leftovers::none(&marker(), Duration::from_secs(5)).map(passed)),
     ("doc tests", |counts| {
         let mut command = paths::cargo();
@@ -82,7 +84,7 @@ pub(crate) fn verify() -> Outcome<()> {
         }
     }
     if !skipped.is_empty() {
-        note!("SKIPPED, as the programs are not installed: {}", skipped.join(", "));
+        note!("SKIPPED: {}", skipped.join(", "));
     }
     for failure in &failed {
         note!("FAILED {failure}");
@@ -142,6 +144,21 @@ fn tests(counts: &mut Counts) -> Outcome<Done> {
         Runner::Cargo
     };
     counted(runner, command.env(leftovers::VARIABLE, marker()), counts)
+}
+
+/// Real clusters, hurt on purpose: the short list of the fault suite. What it found is kept for whoever looks.
+fn faults() -> Outcome<Done> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(Done::Skipped("networks of their own need root"));
+    }
+    let target = paths::target()?;
+    let store = target.join("faults");
+    if store.exists() {
+        fs::remove_dir_all(&store).doing(|| format!("could not remove {}", store.display()))?;
+    }
+    let mut suite = Command::new(target.join("debug/jepsen"));
+    suite.args(["suite", "quick", "--jobs", "2", "--store"]).arg(&store);
+    exec::run(suite.env(leftovers::VARIABLE, marker()).current_dir(paths::workspace())).map(passed)
 }
 
 /// Runs a test runner, shows what it says as it says it, and counts its tests.
