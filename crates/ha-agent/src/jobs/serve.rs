@@ -47,9 +47,10 @@ pub async fn promote<D: PostgresDriver>(
     // Rule 57: should this promotion never be recorded, its timeline can still be told from another one
     // of the same number. Synced before the deadline is read: a slow disk must not eat into it unseen.
     let from = database.facts().answer(run).map(|probe| probe.timeline);
+    let next = from.map_or(TimelineId(0), |from| TimelineId(from.0 + 1));
     let from = from.unwrap_or(TimelineId(0));
     crash_point::reached("promote: told who acknowledges");
-    note(&agent, epoch, from).await?;
+    note(&agent, epoch, next, from).await?;
     crash_point::reached("promote: noted");
     let deadline = lock(&agent.holder)
         .as_ref()
@@ -84,7 +85,7 @@ pub async fn promote<D: PostgresDriver>(
     // Not on the way to the first write.
     tokio::spawn(async move {
         if begin.timeline != next
-            && let Err(error) = note(&agent, epoch, begin.timeline).await
+            && let Err(error) = note(&agent, epoch, begin.timeline, from).await
         {
             warn!(%error, "could not correct the note of the promotion");
         }
@@ -159,11 +160,10 @@ async fn await_commits<D: PostgresDriver>(
 async fn note<D: PostgresDriver>(
     agent: &Arc<Agent<D>>,
     epoch: Epoch,
+    to: TimelineId,
     from: TimelineId,
 ) -> Result<(), JobError> {
     let dir = agent.config.data_dir.clone();
-    // A server that did not answer is on timeline 0 here, which is nobody's.
-    let to = TimelineId(if from.0 == 0 { 0 } else { from.0 + 1 });
     let noted = tokio::task::spawn_blocking(move || promotions::note(&dir, epoch, to, from)).await;
     match noted {
         Ok(Ok(())) => Ok(()),
