@@ -9,6 +9,7 @@ use jepsen::env::world::{self, World};
 use jepsen::env::{Durability, Kind};
 use jepsen::harness::{Harness, Trying as _};
 use jepsen::nemesis::{Fault, fault};
+use jepsen::report::table;
 use jepsen::run::verdict::Verdict;
 use jepsen::run::{self, Options, Stop};
 use jepsen::workload::{Level, Workload};
@@ -39,6 +40,11 @@ enum Command {
     /// Each run must be valid with the safety, and not without it. Exit codes: 0 every one was caught, 1 one
     /// was not, or a run with the safety was not valid, 2 the suite itself failed.
     Sabotage(Sabotage),
+    /// Print all runs that are kept as a table in Markdown
+    Table {
+        /// Where runs are kept
+        stores: Vec<PathBuf>,
+    },
     /// Check the history of a run once more
     Analyze {
         /// Directory of the run
@@ -129,6 +135,7 @@ fn main() -> ExitCode {
         Command::Sabotage(Sabotage { store, only, tries }) => {
             sabotage::all(&store, &only, tries, &mut say)
         }
+        Command::Table { stores } => table(&stores),
         Command::Analyze { dir } => analyze(&dir),
     };
     match done {
@@ -203,6 +210,16 @@ fn on_runtime(options: &Options, world: Option<World>, dir: &Path) -> Result<Ver
     // What still runs there are clients who wait for answers.
     runtime.shutdown_background();
     ended.unwrap_or_else(|_| Err(Harness::new("the suite panicked: standard error says where")))
+}
+
+fn table(stores: &[PathBuf]) -> Result<u8, Harness> {
+    say(table::HEAD);
+    for store in stores {
+        for run in table::runs(store).trying(|| format!("list {}", store.display()))? {
+            say(&table::row(&run).trying(|| format!("read the run {}", run.display()))?);
+        }
+    }
+    Ok(0)
 }
 
 fn analyze(dir: &Path) -> Result<u8, Harness> {

@@ -7,6 +7,7 @@ pub mod leases;
 mod markup;
 pub mod rates;
 pub mod store;
+pub mod table;
 pub mod timeline;
 
 use serde::{Deserialize, Serialize};
