@@ -10,6 +10,8 @@ use crate::failure::{Doing as _, Failure, Outcome};
 use crate::{binaries, exec, note, paths};
 
 const FEATURE: &str = "sabotage";
+/// Those that have it.
+const PACKAGES: [&str; 4] = ["ha-raft", "ha-guard", "ha-agent", "ha-postgres"];
 /// Only code behind the feature holds this.
 const MARK: &[u8] = b"HACLT_SABOTAGE";
 /// Where programs are built for people: no word of the feature may stand there, nor may all features be asked for.
@@ -34,9 +36,10 @@ pub(crate) fn check() -> Outcome<()> {
         return Err(Failure::new(format!("{} places have the feature {FEATURE}", found.len())));
     }
     let mut clippy = paths::cargo();
-    clippy.args(["clippy", "--locked", "-p", "ha-raft", "-p", "ha-guard", "-p", "ha-agent"]);
-    clippy.args(["-p", "ha-postgres"]);
-    exec::run(clippy.args(["--all-targets", "--features", FEATURE, "--", "-D", "warnings"]))
+    // The whole workspace, so that what it depends on is what the lints before it have checked.
+    clippy.args(["clippy", "--locked", "--workspace", "--all-targets", "--features"]);
+    let features = PACKAGES.map(|package| format!("{package}/{FEATURE}")).join(",");
+    exec::run(clippy.args([features.as_str(), "--", "-D", "warnings"]))
 }
 
 /// The programs of a default build, which `verify` has just made, and the guard.
