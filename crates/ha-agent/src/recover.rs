@@ -145,9 +145,10 @@ async fn plan<'a>(config: &'a Config, by: &str) -> Result<Plan<'a>, Ended> {
     }
     let read = last_state(&root, &config.cluster, &config.node).await;
     let survivor = read.map_err(|error| match error {
-        StoreError::Locked { .. } => {
-            Ended::refused(format!("the agent of node {} runs: stop it first", config.node))
-        }
+        StoreError::Locked { .. } => Ended::refused(format!(
+            "the agent of node {} runs, or another recovery of it: stop it first",
+            config.node
+        )),
         error => Ended(FAILED, vec![error.to_string()]),
     })?;
     let id = u128::from(clock::random()) << 64 | u128::from(clock::random());
