@@ -12,6 +12,8 @@ pub(super) const WIDTH: u64 = 1000;
 /// How wide what it shows is.
 pub(super) const PLOT: u64 = WIDTH - LEFT - 20;
 
+/// About how wide a letter of a small text is, with something to keep names apart.
+const LETTER: u64 = 7;
 const STYLE: &str = "\
 text{font:12px sans-serif;fill:#222}.small{font-size:11px;fill:#555}.head{font-size:16px;font-weight:bold}\
 .axis{stroke:#999;fill:none}.grid{stroke:#ddd}.fault{fill:#c33;fill-opacity:.12}\
@@ -102,17 +104,22 @@ impl Picture {
         ));
     }
 
-    /// Shades the time of each fault between two heights, and names it above.
+    /// Shades the time of each fault between two heights, and names it above where there is room. The name of
+    /// each stands in its tool tip too.
     pub(super) fn faults(&mut self, windows: &[Window], top: u64, bottom: u64) {
-        for (place, window) in windows.iter().enumerate() {
+        // Where the last name in each of three rows ends.
+        let mut ends = [0_u64; 3];
+        for window in windows {
             let class = if window.sure { "class=\"fault\"" } else { "class=\"unsure\"" };
             let told = format!("{} {}", window.name, window.targets.join(", "));
             let at = (window.from_ns, window.to_ns);
             self.bar(at, (top, bottom.saturating_sub(top)), class, &told);
-            // Three rows, so that names of faults that follow each other can be read.
-            let row = (place % 3) as u64;
             let x = self.x(window.from_ns);
-            self.text(x, top - 4 - 12 * row, "small", &window.name);
+            let width = LETTER * window.name.len() as u64;
+            if let Some((row, end)) = (0..).zip(&mut ends).find(|(_, end)| **end <= x) {
+                *end = x + width;
+                self.text(x, top - 4 - 12 * row, "small", &window.name);
+            }
         }
     }
 
