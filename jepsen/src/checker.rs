@@ -106,6 +106,8 @@ pub enum Class {
     EpochBackwards,
     /// Two nodes acknowledged writes under the same epoch.
     SharedEpoch,
+    /// Writes were acknowledged on two timelines under the same epoch: it was given twice.
+    EpochTwice,
     /// A node answered with another database's identity.
     ForeignDatabase,
     /// Writes were not acknowledged again in time.
@@ -153,6 +155,7 @@ impl Class {
             Self::Overlap => "overlap",
             Self::EpochBackwards => "epoch-backwards",
             Self::SharedEpoch => "shared-epoch",
+            Self::EpochTwice => "epoch-twice",
             Self::ForeignDatabase => "foreign-database",
             Self::SlowRecovery => "slow-recovery",
             Self::NeedlessFailover => "needless-failover",

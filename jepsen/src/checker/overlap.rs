@@ -92,6 +92,7 @@ pub fn check(history: &History) -> Verdict {
     backwards(&acks, epoch, &mut verdict);
     backwards(&acks, timeline, &mut verdict);
     shared(&by_epoch, &mut verdict);
+    twice(&acks, &mut verdict);
     identities(&acks, &mut verdict);
     verdict
 }
@@ -203,6 +204,27 @@ fn shared(by_epoch: &[Reign], verdict: &mut Verdict) {
             let text = format!("{}, and {}", first.words(), reign.words());
             let operations = vec![first.operations.0, reign.operations.0];
             verdict.find(Class::SharedEpoch, operations, text);
+        }
+    }
+}
+
+/// Under one epoch a node is promoted once; a server that crashed goes on with its timeline.
+fn twice(acks: &[Ack], verdict: &mut Verdict) {
+    let mut timelines: BTreeMap<u64, (u32, &Ack)> = BTreeMap::new();
+    for ack in acks {
+        let (Some(epoch), Some(timeline)) = (ack.server.epoch, ack.server.timeline) else {
+            continue;
+        };
+        let (first, before) = *timelines.entry(epoch).or_insert((timeline, ack));
+        if first != timeline {
+            let text = format!(
+                "under epoch {epoch} {} acknowledged operation {} on timeline {first}, and {} operation {} on \
+                 timeline {timeline}",
+                before.server.node, before.index, ack.server.node, ack.index
+            );
+            verdict.find(Class::EpochTwice, vec![before.index, ack.index], text);
+            // One word on each is enough.
+            timelines.insert(epoch, (timeline, ack));
         }
     }
 }

@@ -201,6 +201,17 @@ fn an_epoch_belongs_to_one_node_and_all_nodes_to_one_database() {
 }
 
 #[test]
+fn an_epoch_that_was_given_twice_is_found_by_its_timelines() {
+    let verdict = acks(&[("n1", 1, 2, 0, 1), ("n1", 1, 3, 2, 3)]);
+    let words =
+        "under epoch 1 n1 acknowledged operation 0 on timeline 2, and n1 operation 2 on timeline 3";
+    rejected(&verdict, Class::EpochTwice, words);
+    accepted(&acks(&[("n1", 1, 2, 0, 1), ("n1", 1, 2, 2, 3), ("n1", 2, 3, 4, 5)]));
+    // What was not told is not held against it.
+    accepted(&acks(&[("n1", 0, 2, 0, 1), ("n1", 0, 3, 2, 3)]));
+}
+
+#[test]
 fn a_probe_counts_only_if_it_was_acknowledged() {
     let probe = |who, from, to, node: &str, epoch, ack| {
         let value = Value::Probe(Probe { node: node.to_owned(), ack: Some(ack) });
