@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const HEAL_LIMIT: Duration = Duration::from_secs(120);
 /// How long clients go on after that.
 const AFTER: Duration = Duration::from_secs(3);
+/// How long standbys may take in the end to have what the primary has.
+const LEVEL_LIMIT: Duration = Duration::from_secs(30);
 /// How long the last reads may take.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
@@ -139,7 +141,7 @@ pub async fn run(
     let plan = options.plan()?;
     let journal = Arc::new(Journal::create(dir)?);
     let mut env = Env::create(&options.name(), world, options.durability, options.bare_witness)?;
-    let access = prepare(&mut env, options.durability).await?;
+    let access = prepare(&mut env, options).await?;
     let guards = watch::Guards::of(&env);
     let confirm = plan.any(Fault::allows_stale_reads);
     let clients = Arc::new(Clients {
@@ -168,6 +170,7 @@ pub async fn run(
         lane.await.trying(|| "end a client".to_owned())?;
     }
     let read = healed.is_ok() && clients.read_all(options.seed, READ_LIMIT).await;
+    let level = heal::level(&access, LEVEL_LIMIT).await;
     stop_watching.send(true).trying(|| "stop watching".to_owned())?;
     let intervals = watcher.await.trying(|| "end the watcher".to_owned())?;
     keep(&env, dir, &intervals, &story)?;
@@ -175,7 +178,7 @@ pub async fn run(
     if stop.wanted() {
         return Err(Harness::new("interrupted"));
     }
-    let facts = Facts { options, plan: &plan, story: &story, healed: &healed, read };
+    let facts = Facts { options, plan: &plan, story: &story, healed: &healed, read, level: &level };
     let acks = journal.acks();
     let mut checks = verdict::judge(&facts, &acks, dir)?;
     let run = analysis::asked(options, &plan, dir, &intervals);
@@ -186,9 +189,10 @@ pub async fn run(
 }
 
 /// Starts the cluster and makes what clients need.
-async fn prepare(env: &mut Env, durability: Durability) -> Result<Access, Harness> {
+async fn prepare(env: &mut Env, options: &Options) -> Result<Access, Harness> {
     let (primary, _) = env.cluster.bootstrap().await;
-    if durability == Durability::Quorum {
+    // Where the witness keeps no WAL, the standby alone is in the quorum.
+    if options.durability == Durability::Quorum && !options.bare_witness {
         env.cluster.quorum_in_force(1, within(30)).await;
     }
     let session = env.cluster.node(&primary).session().await.trying(|| "open a session".to_owned());

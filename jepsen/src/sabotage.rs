@@ -34,14 +34,13 @@ const CASES: &[Case] = &[
         rate: 120,
         bare_witness: false,
     },
-    // The witness acknowledges for the old primary after it was asked what it has.
+    // The witness alone has the newest writes, and acknowledges for the old primary after it said what it has.
     Case {
         safety: "revoke-skipped",
         workload: "set",
-        script: "pause-agent@primary:5+9,pause-guard@primary:5+9,\
-                 pause-agent@primary:26+9,pause-guard@primary:26+9",
-        seconds: 36,
-        rate: 500,
+        script: "data-link@primary:4+14,pause-agent@primary:6+10,pause-guard@primary:6+10",
+        seconds: 19,
+        rate: 200,
         bare_witness: false,
     },
     // The standby comes back while the only node with the newest writes is away.

@@ -49,6 +49,8 @@ pub enum Fault {
     OneWay,
     /// Traffic of databases between nodes is lost, that of agents is not.
     PostgresOnly,
+    /// Traffic of databases between data nodes is lost: witnesses receive and acknowledge alone.
+    DataLink,
     /// Traffic of agents between nodes is lost, that of databases is not.
     AgentsOnly,
     /// The primary's node is cut off and joined again, several times a second to every few seconds.
@@ -85,6 +87,7 @@ impl Fault {
                 | Self::Ring
                 | Self::OneWay
                 | Self::PostgresOnly
+                | Self::DataLink
                 | Self::AgentsOnly
                 | Self::Flapping
                 | Self::Loss
@@ -172,6 +175,7 @@ const GROUPS: [(&str, &[Fault]); 5] = [
             Fault::Ring,
             Fault::OneWay,
             Fault::PostgresOnly,
+            Fault::DataLink,
             Fault::AgentsOnly,
             Fault::Flapping,
             Fault::Loss,

@@ -140,7 +140,7 @@ fn narrowed(fault: Fault, target: &Target, random: &mut Random) -> (Target, bool
         {
             (Target::Primary, true)
         }
-        Fault::Ring | Fault::PostgresOnly | Fault::AgentsOnly | Fault::Loss => {
+        Fault::Ring | Fault::PostgresOnly | Fault::DataLink | Fault::AgentsOnly | Fault::Loss => {
             (Target::Named("n1".to_owned()), false)
         }
         _ => (target.clone(), true),

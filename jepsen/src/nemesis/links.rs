@@ -78,6 +78,8 @@ pub fn cut_by(fault: Fault, nodes: u8, chosen: u8, random: &mut Random) -> Vec<L
             vec![Link { from, to, traffic: Traffic::All }]
         }
         Fault::PostgresOnly => everywhere(nodes, Traffic::Port(DATABASES)),
+        // The last one is the witness.
+        Fault::DataLink => everywhere(nodes.saturating_sub(1), Traffic::Port(DATABASES)),
         Fault::AgentsOnly => everywhere(nodes, Traffic::Port(AGENTS)),
         Fault::Loss => {
             let percent = u8::try_from(random.between(10, 33)).unwrap_or(10);
@@ -115,6 +117,11 @@ mod tests {
         assert_eq!(cut(Fault::IsolatePrimary, 2), [(2, 1), (1, 2), (2, 3), (3, 2)]);
         let all = cut(Fault::IsolateAll, 2);
         assert!(all.contains(&(2, CLIENTS)) && all.contains(&(CLIENTS, 2)));
+    }
+
+    #[test]
+    fn databases_that_are_cut_off_from_each_other_still_reach_the_witness() {
+        assert_eq!(cut(Fault::DataLink, 1), [(1, 2), (2, 1)]);
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::harness::Harness;
 use crate::history::F;
 use crate::journal::Journal;
 use crate::nemesis::{Outcome, orders};
+use crate::random::Random;
+use crate::workload::client::{Access, Door, Session};
 
 /// How often the cluster is looked at.
 const EVERY: Duration = Duration::from_millis(200);
@@ -66,4 +68,50 @@ async fn put_right(env: &mut Env, limit: Duration) -> Result<Result<Duration, St
         tokio::time::sleep(EVERY).await;
     }
     Ok(Err(last))
+}
+
+/// Waits until every standby has replayed what the primary had when it was first asked. Returns how long that took; if
+/// it does not come to that by the limit, who is behind.
+pub async fn level(access: &Access, limit: Duration) -> Result<Duration, String> {
+    let began = Instant::now();
+    let mut random = Random::new(0, 5);
+    let mut wanted: Option<String> = None;
+    let mut behind = "nobody accepts writes".to_owned();
+    while began.elapsed() < limit {
+        if wanted.is_none()
+            && let Some(primary) = access.open(&Door::Writable, &mut random).await
+        {
+            wanted = one(&primary, "select pg_current_wal_flush_lsn()::text").await;
+        }
+        if let Some(end) = &wanted {
+            let question = format!(
+                "select (case when pg_is_in_recovery() then pg_last_wal_replay_lsn() >= '{end}'::pg_lsn \
+                 else true end)::text"
+            );
+            let mut late = Vec::new();
+            for database in &access.databases {
+                let session = access.open(&Door::Node(database.clone()), &mut random).await;
+                let there = match &session {
+                    Some(session) => one(session, &question).await,
+                    None => None,
+                };
+                if there.as_deref() != Some("true") {
+                    late.push(database.node.clone());
+                }
+            }
+            if late.is_empty() {
+                return Ok(began.elapsed());
+            }
+            behind = format!("not at {end} yet: {}", late.join(", "));
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+    Err(behind)
+}
+
+/// Asks one question with one answer; nothing if there is none within the time of a call.
+async fn one(session: &Session, question: &str) -> Option<String> {
+    let asked = session.client.query_one(question, &[]);
+    let row = tokio::time::timeout(Duration::from_secs(5), asked).await.ok()?.ok()?;
+    row.try_get(0).ok()
 }

@@ -91,6 +91,8 @@ pub struct Facts<'a> {
     pub healed: &'a Result<Duration, String>,
     /// Whether the last reads were answered.
     pub read: bool,
+    /// How long standbys took in the end to have what the primary had; else who has not.
+    pub level: &'a Result<Duration, String>,
 }
 
 /// Judges what is no matter of the history.
@@ -101,6 +103,7 @@ pub fn judge(facts: &Facts, acks: &[Duration], dir: &Path) -> Result<Vec<Check>,
     Ok(vec![
         faults(facts),
         healthy(facts),
+        level(facts),
         alone(&facts.story.happened, acks),
         agents(facts.story),
         panics(dir)?,
@@ -113,7 +116,7 @@ pub fn judge(facts: &Facts, acks: &[Duration], dir: &Path) -> Result<Vec<Check>,
 /// # Errors
 /// If it cannot be written.
 pub fn write(facts: &Facts, verdict: &Verdict, dir: &Path) -> Result<(), Harness> {
-    let Facts { options, plan, story, healed, read } = *facts;
+    let Facts { options, plan, story, healed, read, .. } = *facts;
     let checks: Vec<_> = verdict
         .0
         .iter()
@@ -159,6 +162,17 @@ fn healthy(facts: &Facts) -> Check {
             let text = format!("it needs a human: {}", said.replace('\n', "; "));
             Check::new("healthy-again", Word::Invalid, text)
         }
+    }
+}
+
+/// That a cluster calls itself healthy is its own word: its standbys must follow, too.
+fn level(facts: &Facts) -> Check {
+    match facts.level {
+        Ok(took) => {
+            let text = format!("standbys had all of it {} ms later", took.as_millis());
+            Check::new("caught-up", Word::Valid, text)
+        }
+        Err(behind) => Check::new("caught-up", Word::Invalid, behind.clone()),
     }
 }
 
