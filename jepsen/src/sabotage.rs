@@ -38,7 +38,7 @@ const CASES: &[Case] = &[
     Case {
         safety: "revoke-skipped",
         workload: "set",
-        script: "data-link@primary:4+14,pause-agent@primary:6+10,pause-guard@primary:6+10",
+        script: "data-link@primary:4+14,pause-guard@primary:6+10,pause-agent@primary:6.1+10",
         seconds: 19,
         rate: 200,
         bare_witness: false,

@@ -9,31 +9,23 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use ha_core::origin::Origin;
 use ha_core::state::State;
 use ha_core::{Epoch, TimelineId};
 
 const FILE: &str = "promotion";
 const HEADER: &str = "haclt promotion 1";
 
-/// What is noted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Noted {
-    epoch: Epoch,
-    timeline: TimelineId,
-    /// The timeline that the WAL here was on before, and where that one came from.
-    before: Option<(TimelineId, Epoch)>,
-}
-
 /// Notes that timeline `to`, which this node goes to from `from`, is the one that began under `epoch`.
 ///
 /// # Errors
 /// If the note cannot be written and synced.
 pub fn note(dir: &Path, epoch: Epoch, to: TimelineId, from: TimelineId) -> io::Result<()> {
-    let before = read(dir).filter(|_| from != to).and_then(|noted| noted.origin(from));
+    let noted = Origin::after(read(dir), epoch, to, from);
     let temporary = dir.join("promotion.new");
     let mut file = fs::File::create(&temporary)?;
     writeln!(file, "{HEADER}\n{epoch} {to}")?;
-    if let Some(origin) = before {
+    if let Some((from, origin)) = noted.before {
         writeln!(file, "{origin} {from}")?;
     }
     file.sync_all()?;
@@ -45,7 +37,7 @@ pub fn note(dir: &Path, epoch: Epoch, to: TimelineId, from: TimelineId) -> io::R
 /// origin, although it knows another one.
 #[must_use]
 pub fn is_unrecorded(dir: &Path, timeline: TimelineId, state: &State) -> bool {
-    let Some(Noted { epoch, timeline: to, .. }) = read(dir) else { return false };
+    let Some(Origin { epoch, timeline: to, .. }) = read(dir) else { return false };
     let recorded = state.history.iter().rev().find(|p| p.begin.timeline == timeline);
     to == timeline && recorded.is_some_and(|promotion| promotion.epoch != epoch)
 }
@@ -53,27 +45,16 @@ pub fn is_unrecorded(dir: &Path, timeline: TimelineId, state: &State) -> bool {
 /// Returns the epoch under which `timeline`, as it is here, began, if that is noted.
 #[must_use]
 pub fn origin(dir: &Path, timeline: TimelineId) -> Option<Epoch> {
-    read(dir)?.origin(timeline)
+    read(dir)?.of(timeline)
 }
 
 /// Returns the promotion that the timeline came from which the promotion under `epoch` ended, if that is noted.
 #[must_use]
 pub fn followed(dir: &Path, epoch: Epoch) -> Option<Epoch> {
-    read(dir).filter(|noted| noted.epoch == epoch)?.before.map(|(_, origin)| origin)
+    read(dir)?.followed(epoch)
 }
 
-impl Noted {
-    fn origin(&self, timeline: TimelineId) -> Option<Epoch> {
-        let now = (self.timeline, self.epoch);
-        [Some(now), self.before]
-            .into_iter()
-            .flatten()
-            .find(|(of, _)| *of == timeline)
-            .map(|(_, o)| o)
-    }
-}
-
-fn read(dir: &Path) -> Option<Noted> {
+fn read(dir: &Path) -> Option<Origin> {
     let text = fs::read_to_string(dir.join(FILE)).ok()?;
     let mut lines = text.strip_prefix(HEADER)?.trim().lines();
     let mut next = || {
@@ -81,7 +62,7 @@ fn read(dir: &Path) -> Option<Noted> {
         Some((TimelineId(timeline.parse().ok()?), Epoch(epoch.parse().ok()?)))
     };
     let (timeline, epoch) = next()?;
-    Some(Noted { epoch, timeline, before: next() })
+    Some(Origin { epoch, timeline, before: next() })
 }
 
 #[cfg(test)]
@@ -117,31 +98,19 @@ mod tests {
     }
 
     #[test]
-    fn where_the_timeline_before_came_from_stays_known_until_the_new_one_is_on_disk() {
+    fn what_is_noted_is_what_is_read() {
         let dir = tempfile::tempdir().expect("a directory");
         let dir = dir.path();
         let note = |epoch, to, from| {
             note(dir, Epoch(epoch), TimelineId(to), TimelineId(from))
                 .expect("a writable directory");
         };
-        let origin = |timeline| origin(dir, TimelineId(timeline)).map(|epoch| epoch.0);
-        assert_eq!(origin(1), None, "nothing is noted");
+        assert_eq!(origin(dir, TimelineId(2)), None, "nothing is noted");
         note(2, 2, 1);
-        assert_eq!((origin(1), origin(2)), (None, Some(2)));
-        // A primary on timeline 3, of which nothing has arrived; then one on timeline 4.
-        note(4, 3, 2);
+        assert_eq!(origin(dir, TimelineId(2)), Some(Epoch(2)));
         note(5, 4, 2);
-        assert_eq!((origin(2), origin(3), origin(4)), (Some(2), None, Some(5)));
+        assert_eq!(origin(dir, TimelineId(2)), Some(Epoch(2)));
+        assert_eq!(origin(dir, TimelineId(4)), Some(Epoch(5)));
         assert_eq!(followed(dir, Epoch(5)), Some(Epoch(2)));
-        assert_eq!(followed(dir, Epoch(4)), None, "another promotion is noted");
-        // All of it has arrived.
-        note(5, 4, 4);
-        assert_eq!((origin(2), origin(4)), (None, Some(5)));
-        // A promotion that is tried again, also under another epoch.
-        note(6, 5, 4);
-        note(6, 5, 4);
-        note(7, 5, 4);
-        assert_eq!((origin(4), origin(5)), (Some(5), Some(7)));
-        assert_eq!(followed(dir, Epoch(7)), Some(Epoch(5)));
     }
 }

@@ -99,16 +99,12 @@ pub struct Line<'a> {
 /// place: there a timeline begins that has one number and one beginning in both, two promotions of that number
 /// from that place are recorded, and it is not known that both histories went through the same one of them.
 ///
-/// This happens where acknowledged commits may be lost (`async`, or an order that accepts it): a node that was
-/// away for two promotions has not heard of the timeline that the first of them began, is promoted, and
-/// PostgreSQL counts on from what that node has seen. Both twins begin where their common parent ended, so a
-/// history that goes *through* one of them to a later timeline looks as if it had gone through the other
-/// one, and a rewind would begin behind the true fork. What tells them apart is which promotion followed
-/// which ([`Promotion::follows`]); where that is unknown, the two count as different: a clone too many
-/// is slow, a rewind too short is a damaged database.
-///
-/// With `quorum` and `strict-standby` whoever is elected knows every recorded promotion, so there are no two of
-/// one number, and nothing is ever in doubt here.
+/// PostgreSQL numbers a timeline after the newest that the promoted node has heard of. So a number is taken twice if
+/// nobody received anything of the first promotion, or if a node that was away for it is promoted all the same (where
+/// acknowledged commits may be lost). Both twins begin where their common parent ended, so a history that goes
+/// *through* one of them to a later timeline looks as if it had gone through the other one, and a rewind would begin
+/// behind the true fork. What tells them apart is which promotion followed which ([`Promotion::follows`]); where
+/// that is unknown, the two count as different: a clone too many is slow, a rewind too short is a damaged database.
 #[must_use]
 pub fn doubtful_from(
     ours: Line<'_>,

@@ -15,6 +15,7 @@ pub mod holder;
 pub mod lease;
 pub mod lsn;
 pub mod node;
+pub mod origin;
 pub mod permit;
 pub mod policy;
 pub mod redact;

@@ -6,6 +6,7 @@
 //! left out.
 
 mod agent;
+mod aimed;
 mod clients;
 mod control;
 mod event;
@@ -36,6 +37,7 @@ mod trace;
 mod wal;
 mod witness;
 
+pub use aimed::Aim;
 pub use mutation::Mutation;
 pub use plan::{Plan, ScriptError};
 pub use run::{Ended, Outcome, run, search, shrink};

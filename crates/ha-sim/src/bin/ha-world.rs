@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use ha_sim::world::{Ended, Mutation, Outcome, Plan, run, search, shrink};
+use ha_sim::world::{Aim, Ended, Mutation, Outcome, Plan, run, search, shrink};
 
 const USAGE: &str = "\
 usage: ha-world seeds [--from N] [--count N] [--threads N] [--mutation NAME]
@@ -13,6 +13,8 @@ usage: ha-world seeds [--from N] [--count N] [--threads N] [--mutation NAME]
        ha-world shrink SEED [--mutation NAME]
        ha-world script FILE
        ha-world long --minutes N [--from N] [--threads N]
+       ha-world aimed MOMENT [--from N] [--count N] [--threads N] [--mutation NAME]
+       ha-world aimed MOMENT --replay SEED [--mutation NAME]
        ha-world mutations [--count N]";
 
 fn main() -> ExitCode {
@@ -32,7 +34,18 @@ fn command(arguments: &[String]) -> Option<ExitCode> {
     let threads = usize::try_from(number("--threads", 2)?).ok()?;
     let seed = || arguments.get(1)?.parse::<u64>().ok();
     match arguments.first()?.as_str() {
-        "seeds" => Some(seeds(number("--from", 0)?, number("--count", 10_000)?, threads, mutation)),
+        "seeds" => {
+            let (from, count) = (number("--from", 0)?, number("--count", 10_000)?);
+            Some(seeds(from, count, threads, |seed| plan(seed, mutation)))
+        }
+        "aimed" => {
+            let aim = Aim::named(arguments.get(1)?)?;
+            let plan = |seed| with(Plan::aimed(aim, seed), mutation);
+            if value(arguments, "--replay").is_some() {
+                return Some(replay(&plan(number("--replay", 0)?), true));
+            }
+            Some(seeds(number("--from", 0)?, number("--count", 1000)?, threads, plan))
+        }
         "replay" => {
             let tracing = arguments.iter().any(|argument| argument == "--trace");
             Some(replay(&plan(seed()?, mutation), tracing))
@@ -61,7 +74,10 @@ fn option(arguments: &[String], name: &str, otherwise: u64) -> Option<u64> {
 }
 
 fn plan(seed: u64, mutation: Option<Mutation>) -> Plan {
-    let plan = Plan::of_seed(seed);
+    with(Plan::of_seed(seed), mutation)
+}
+
+fn with(plan: Plan, mutation: Option<Mutation>) -> Plan {
     match mutation {
         Some(mutation) => plan.with(mutation),
         None => plan,
@@ -113,20 +129,14 @@ impl Sum {
     }
 }
 
-fn seeds(from: u64, count: u64, threads: usize, mutation: Option<Mutation>) -> ExitCode {
+fn seeds(from: u64, count: u64, threads: usize, plan: impl Fn(u64) -> Plan + Sync) -> ExitCode {
     let began = Instant::now();
     let sum = Mutex::new(Sum::default());
-    let failed = search(
-        from,
-        count,
-        threads,
-        |seed| plan(seed, mutation),
-        |_, outcome| {
-            if let Ok(mut sum) = sum.lock() {
-                sum.add(outcome);
-            }
-        },
-    );
+    let failed = search(from, count, threads, plan, |_, outcome| {
+        if let Ok(mut sum) = sum.lock() {
+            sum.add(outcome);
+        }
+    });
     if let Ok(sum) = sum.lock() {
         sum.print(began.elapsed());
     }
@@ -135,7 +145,8 @@ fn seeds(from: u64, count: u64, threads: usize, mutation: Option<Mutation>) -> E
         Some((seed, outcome)) => {
             println!("seed {seed} fails: {:?}", outcome.ended);
             println!(
-                "see it: ha-world replay {seed} --trace; make it small: ha-world shrink {seed}"
+                "see it: ha-world replay {seed} --trace, or aimed MOMENT --replay {seed}; make it \
+                 small: ha-world shrink {seed}"
             );
             ExitCode::FAILURE
         }
@@ -161,7 +172,7 @@ fn long(minutes: u64, mut from: u64, threads: usize) -> ExitCode {
     let until = Instant::now() + Duration::from_secs(minutes * 60);
     while Instant::now() < until {
         println!("seeds from {from}");
-        if seeds(from, 5_000, threads, None) == ExitCode::FAILURE {
+        if seeds(from, 5_000, threads, Plan::of_seed) == ExitCode::FAILURE {
             return ExitCode::FAILURE;
         }
         from += 5_000;
@@ -177,7 +188,15 @@ fn mutations(count: u64, threads: usize) -> ExitCode {
             Some((seed, outcome)) => println!("{name}: {} seeds, {:?}", seed + 1, outcome.ended),
             None => println!("{name}: not found within {count} seeds"),
         }
-        all &= matches!(found, Some((_, Outcome { ended: Ended::Violated(_), .. })));
+        let mut seen = matches!(found, Some((_, Outcome { ended: Ended::Violated(_), .. })));
+        for (aim, moment) in Aim::ALL.into_iter().filter(|_| found.is_none()) {
+            let plan = |seed| Plan::aimed(aim, seed).with(mutation);
+            if let Some((seed, outcome)) = search(0, 1000, threads, plan, |_, _| ()) {
+                println!("{name}: {} plans aimed at {moment}, {:?}", seed + 1, outcome.ended);
+                seen |= matches!(outcome.ended, Ended::Violated(_));
+            }
+        }
+        all &= seen;
     }
     if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

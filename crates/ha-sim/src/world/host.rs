@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use ha_core::origin::Origin;
 use ha_core::permit::Permit;
-use ha_core::{BootNanos, ClockReading, Epoch, NodeId, NodeKind, TimelineId};
+use ha_core::{BootNanos, ClockReading, Epoch, NodeId, NodeKind};
 
 use super::agent::Agent;
 use super::event::Event;
@@ -111,7 +112,7 @@ pub(crate) struct Store {
     pub(crate) raft: File<Hard>,
     pub(crate) pledge: File<Epoch>,
     /// From which promotion the timeline here came.
-    pub(crate) origin: File<Option<(Epoch, TimelineId)>>,
+    pub(crate) origin: File<Option<Origin>>,
 }
 
 /// WAL that a witness keeps, and the process that receives it.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use ha_core::origin::Origin;
 use ha_core::permit::{Order, Permit, StopMode};
 use ha_core::state::{Command, Outcome, VacateReason};
 use ha_core::view::{Crash, Instance, LeaseView, View};
@@ -37,12 +38,12 @@ pub(crate) async fn promote(ctx: &Ctx, epoch: Epoch) -> Result<(), Failed> {
     let run = status(ctx)?.run;
     await_proof(ctx, epoch, run).await?;
     let alone = await_commits(ctx, epoch, run).await?;
-    let next = {
+    let from = {
         let host = ctx.host();
         let wal = &host.pg.as_ref().ok_or("no database")?.data.wal;
-        TimelineId(wal.timeline_at(wal.len()).0 + 1)
+        wal.timeline_at(wal.len())
     };
-    note_origin(ctx, epoch, next).await;
+    note_origin(ctx, epoch, TimelineId(from.0 + 1), from).await;
     {
         let mut world = ctx.world();
         let clock = world.clock(ctx.host);
@@ -137,8 +138,12 @@ async fn await_commits(ctx: &Ctx, epoch: Epoch, run: u64) -> Result<bool, Failed
 }
 
 /// Notes from which promotion the timeline here came (rule 57).
-pub(crate) async fn note_origin(ctx: &Ctx, epoch: Epoch, timeline: TimelineId) {
-    ctx.host().store.origin.written = Some((epoch, timeline));
+pub(crate) async fn note_origin(ctx: &Ctx, epoch: Epoch, to: TimelineId, from: TimelineId) {
+    {
+        let mut host = ctx.host();
+        let file = &mut host.store.origin;
+        file.written = Some(Origin::after(file.written, epoch, to, from));
+    }
     sync(ctx).await;
     ctx.host().store.origin.sync();
 }
@@ -164,7 +169,8 @@ pub(crate) fn keep_recorded(ctx: &Ctx, view: &View) {
             let last = pg.data.wal.history_at(pg.data.wal.len()).last().copied();
             WalPosition { timeline, lsn: last.map_or(lsn(0), |switch| switch.end) }
         };
-        let command = Command::RecordPromotion { epoch, begin, follows: None, at_unix_ms: 0 };
+        let follows = own.host().store.origin.written.and_then(|noted| noted.followed(epoch));
+        let command = Command::RecordPromotion { epoch, begin, follows, at_unix_ms: 0 };
         let became = own.submit(command, SUBMIT_LIMIT).await;
         if matches!(became, Proposed::NotTaken | Proposed::Unknown) {
             own.sleep(Duration::from_millis(500)).await;

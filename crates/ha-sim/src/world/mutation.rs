@@ -25,6 +25,8 @@ pub enum Mutation {
     TooFewReports,
     /// A node that comes back follows without comparing histories.
     RejoinNotCompared,
+    /// Histories that began timelines of one number at one position are taken for one.
+    SharedNumberTrusted,
     /// Raft's votes and entries are answered before they are on disk.
     RaftNotSynced,
     /// The lease is handed over while the database is still being stopped.
@@ -37,7 +39,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every mistake, with its name on the command line.
-    pub const ALL: [(Self, &'static str); 15] = [
+    pub const ALL: [(Self, &'static str); 16] = [
         (Self::GuardOff, "guard-off"),
         (Self::DeadlineFromAnswer, "deadline-from-answer"),
         (Self::NewLeaderDoesNotWait, "new-leader-does-not-wait"),
@@ -49,6 +51,7 @@ impl Mutation {
         (Self::QuorumUnconfirmed, "quorum-unconfirmed"),
         (Self::TooFewReports, "too-few-reports"),
         (Self::RejoinNotCompared, "rejoin-not-compared"),
+        (Self::SharedNumberTrusted, "shared-number-trusted"),
         (Self::RaftNotSynced, "raft-not-synced"),
         (Self::ReleaseBeforeStop, "release-before-stop"),
         (Self::SwitchoverUnproven, "switchover-unproven"),

@@ -133,6 +133,16 @@ impl World {
         }
     }
 
+    /// A server that was primary is up again in place. One whose machine stood still may go by a right that
+    /// is over, as it would have without the crash: what it acknowledges is what counts.
+    pub(crate) fn goes_on_to_serve(&mut self, host: usize) {
+        let epoch = self.epoch_of(host);
+        let superseded = self.oracle.serving.is_some_and(|(_, latest)| epoch < latest);
+        if !(superseded && self.hosts[host].stood_still()) {
+            self.begins_to_serve(host);
+        }
+    }
+
     fn has(&self, host: usize, write: Written) -> bool {
         let record = self.hosts[host].wal().and_then(|wal| wal.get(write.end - 1));
         record.is_some_and(|record| record.id == write.record)

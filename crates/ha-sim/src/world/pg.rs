@@ -269,7 +269,7 @@ impl World {
                     let timeline = pg.data.wal.timeline_at(pg.data.wal.len()).0;
                     pg.data.checkpoint = timeline;
                     self.write_record(host, timeline);
-                    self.begins_to_serve(host);
+                    self.goes_on_to_serve(host);
                 }
                 self.tell(host, "server is up");
             }

@@ -75,7 +75,9 @@ impl Plan {
     }
 
     /// Returns the plan of a script: lines such as `crash host n1 at 5000 for 4000`, the seed of
-    /// everything else in a line `seed 7`; empty lines and those that begin with `#` say nothing.
+    /// everything else in a line `seed 7`, other machines than two with data and a witness in a line
+    /// `nodes data data data witness witness`, another promise in a line `mode strict-standby`; empty lines
+    /// and those that begin with `#` say nothing.
     ///
     /// # Errors
     /// [`ScriptError`] with the first line that cannot be read.
@@ -91,6 +93,14 @@ impl Plan {
             let error = || ScriptError { line: line.to_owned() };
             if let Some(seed) = line.strip_prefix("seed ") {
                 plan.seed = seed.trim().parse().map_err(|_| error())?;
+                continue;
+            }
+            if let Some(mode) = line.strip_prefix("mode ") {
+                plan.durability = mode.trim().parse().map_err(|_| error())?;
+                continue;
+            }
+            if let Some(all) = line.strip_prefix("nodes ") {
+                plan.kinds = kinds(all).ok_or_else(error)?;
                 continue;
             }
             plan.faults.push(fault(line).ok_or_else(error)?);
@@ -214,6 +224,20 @@ fn name(number: usize) -> NodeId {
     format!("n{number}").parse().expect("a valid name")
 }
 
+/// Reads what machines there are: data nodes, of which there are two at least, and witnesses that keep WAL.
+fn kinds(text: &str) -> Option<Vec<(NodeKind, bool)>> {
+    let kind = |word: &str| match word {
+        "data" => Some((NodeKind::Data, true)),
+        "witness" => Some((NodeKind::Witness, true)),
+        _ => None,
+    };
+    let all: Option<Vec<_>> = text.split_whitespace().map(kind).collect();
+    let data = |kinds: &Vec<(NodeKind, bool)>| {
+        kinds.iter().filter(|(kind, _)| *kind == NodeKind::Data).count()
+    };
+    all.filter(|kinds| data(kinds) >= 2)
+}
+
 /// Reads a fault as it is shown.
 fn fault(line: &str) -> Option<Fault> {
     let (what, when) = line.split_once(" at ")?;
@@ -254,6 +278,18 @@ mod tests {
             let lines: Vec<String> = plan.faults.iter().map(ToString::to_string).collect();
             let read = Plan::of_script(&lines.join("\n")).expect("readable");
             assert_eq!(read.faults, plan.faults, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_script_names_its_machines_and_its_promise() {
+        let plan = Plan::of_script("nodes data witness data\nmode async").expect("readable");
+        let (data, witness) = ((NodeKind::Data, true), (NodeKind::Witness, true));
+        assert_eq!(plan.kinds, [data, witness, data]);
+        assert_eq!(plan.durability, Durability::Async);
+        for unreadable in ["nodes data witness", "nodes data data arbiter", "mode eventually"] {
+            let error = Plan::of_script(unreadable).expect_err("no such cluster");
+            assert!(error.to_string().contains(unreadable), "{error}");
         }
     }
 

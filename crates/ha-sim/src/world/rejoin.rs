@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ha_core::ancestry::{self, Relation as Ancestry, TimelineSwitch};
+use ha_core::ancestry::{self, Line, Relation as Ancestry, TimelineSwitch};
 use ha_core::permit::{Order, Permit};
 use ha_core::state::{Command, Promotion};
 use ha_core::view::Relation;
@@ -36,7 +36,26 @@ pub(crate) fn is_unrecorded(ctx: &Ctx, timeline: TimelineId) -> bool {
     let noted = ctx.host().store.origin.written;
     let agent = ctx.agent();
     let recorded = agent.state.history.iter().rev().find(|p| p.begin.timeline == timeline);
-    noted.is_some_and(|(epoch, to)| to == timeline && recorded.is_some_and(|p| p.epoch != epoch))
+    noted.is_some_and(|noted| {
+        noted.timeline == timeline && recorded.is_some_and(|p| p.epoch != noted.epoch)
+    })
+}
+
+/// Returns whether the history here and that of the primary of epoch `origin` may share a number where
+/// they do not share a timeline.
+pub(crate) fn is_ambiguous(
+    ctx: &Ctx,
+    ours: (TimelineId, &[TimelineSwitch]),
+    theirs: (TimelineId, &[TimelineSwitch]),
+    origin: Epoch,
+) -> bool {
+    if ctx.world().mutation == Some(Mutation::SharedNumberTrusted) {
+        return false;
+    }
+    let line = |(timeline, switches), origin| Line { timeline, switches, origin };
+    let noted = ctx.host().store.origin.written.and_then(|noted| noted.of(ours.0));
+    let (ours, theirs) = (line(ours, noted), line(theirs, Some(origin)));
+    ancestry::doubtful_from(ours, theirs, &ctx.agent().state.history).is_some()
 }
 
 /// Starts the stopped database in recovery, following `primary` or nobody.
@@ -155,7 +174,9 @@ pub(crate) async fn compare(ctx: &Ctx, primary: &NodeId, epoch: Epoch) -> Result
     };
     let mut ancestry =
         ancestry::compare(end, &ours, theirs.timeline, &theirs.switches, theirs.flushed);
-    if is_unrecorded(ctx, end.timeline) {
+    let ambiguous =
+        is_ambiguous(ctx, (end.timeline, &ours), (theirs.timeline, &theirs.switches), origin);
+    if is_unrecorded(ctx, end.timeline) || ambiguous {
         ancestry = Ancestry::Unrelated;
     }
     let relation = match ancestry {
@@ -164,7 +185,7 @@ pub(crate) async fn compare(ctx: &Ctx, primary: &NodeId, epoch: Epoch) -> Result
         Ancestry::Unrelated => Relation::CloneOnly,
     };
     if ancestry == Ancestry::Ancestor {
-        note_origin(ctx, origin, theirs.timeline).await;
+        note_origin(ctx, origin, theirs.timeline, end.timeline).await;
     }
     let fork = fork_of(ctx, &ancestry, end);
     let mut world = ctx.world();
@@ -244,7 +265,7 @@ pub(crate) async fn remake(
         world.tell(ctx.host, &format!("is a copy of {primary} now, by {how:?}"));
     }
     if let Ok(origin) = promotion_of(ctx, epoch, &theirs) {
-        note_origin(ctx, origin, theirs.timeline).await;
+        note_origin(ctx, origin, theirs.timeline, theirs.timeline).await;
     }
     let mut world = ctx.world();
     let now = world.now;

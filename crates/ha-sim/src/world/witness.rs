@@ -10,7 +10,7 @@ use super::handle::sync;
 use super::jobs::note_origin;
 use super::kernel::Ctx;
 use super::mutation::Mutation;
-use super::rejoin::is_unrecorded;
+use super::rejoin::{is_ambiguous, is_unrecorded};
 use super::state::World;
 use super::wal::{Wal, position};
 
@@ -98,7 +98,10 @@ async fn fit_store(ctx: &Ctx, holder: &NodeId) -> bool {
         return false;
     };
     let tip = ctx.host().kept.as_ref().map(|kept| kept.wal.end()).unwrap_or_default();
-    let namesake = is_unrecorded(ctx, tip.timeline);
+    let ours = ctx.host().kept.as_ref().map(|kept| kept.wal.history_at(kept.wal.flushed));
+    let ours = (tip.timeline, ours.as_deref().unwrap_or_default());
+    let namesake = is_unrecorded(ctx, tip.timeline)
+        || is_ambiguous(ctx, ours, (end.timeline, &switches), origin.epoch);
     sync(ctx).await;
     {
         let mut world = ctx.world();
@@ -118,7 +121,8 @@ async fn fit_store(ctx: &Ctx, holder: &NodeId) -> bool {
             world.tell(ctx.host, &format!("sets aside what is past {}", fork_text(&relation)));
         }
     }
-    note_origin(ctx, origin.epoch, end.timeline).await;
+    let from = if namesake { end.timeline } else { tip.timeline };
+    note_origin(ctx, origin.epoch, end.timeline, from).await;
     true
 }
 
