@@ -163,7 +163,7 @@ pub async fn run(
     let span = Duration::from_secs(options.seconds);
     let torment = Torment::new(&mut env, &access, &journal, Instant::now());
     let story = torment.run(&plan, span, stop).await?;
-    let healed = heal::heal(&mut env, &journal, HEAL_LIMIT).await?;
+    let healed = heal::heal(&mut env, &journal, options.bare_witness, HEAL_LIMIT).await?;
     tokio::time::sleep(AFTER).await;
     stop_clients.send(true).trying(|| "stop the clients".to_owned())?;
     for lane in lanes {

@@ -52,6 +52,15 @@ pub fn holder(status: &StatusReply) -> &str {
     status.lease.as_ref().map_or("", |lease| &lease.holder)
 }
 
+/// Returns whether there is a primary, and every other data node streams.
+pub fn all_follow(status: &StatusReply) -> bool {
+    let follows = |node: &NodeStatus| match node.role.as_str() {
+        "standby" => node.state == "streaming",
+        role => role == "primary" || role == "witness",
+    };
+    status.nodes.iter().any(|node| node.role == "primary") && status.nodes.iter().all(follows)
+}
+
 /// Returns whether a standby streams and has everything that the primary has.
 pub fn streams(status: &StatusReply, name: &str) -> bool {
     let node = node(status, name);
