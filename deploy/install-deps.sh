@@ -40,6 +40,9 @@ has() { PATH="$PATH:/usr/sbin:/sbin" type -P "$1" >/dev/null; }
 # Whether a C program can be linked statically: the guard is.
 has_static_libc() { [[ -e "$(cc -print-file-name=libc.a 2>/dev/null)" ]]; }
 
+# The fault suite puts wall clocks off with it.
+has_faketime() { compgen -G '/usr/lib*/*/faketime/libfaketimeMT.so.1' >/dev/null || [[ -e /usr/lib64/faketime/libfaketimeMT.so.1 ]]; }
+
 missing=()
 need() { local package=$1; shift; "$@" || missing+=("$package"); }
 need postgresql has_postgres
@@ -52,6 +55,7 @@ need procps has ps
 need util-linux has setsid
 need openssl has openssl
 need pgbouncer has pgbouncer
+need libfaketime has_faketime
 
 if ! has cargo && [[ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]]; then
     die "cargo is installed in ${CARGO_HOME:-$HOME/.cargo}/bin, which is not in PATH" \
@@ -65,7 +69,7 @@ fi
 
 say "missing: ${missing[*]}"
 has apt-get || die "cannot install ${missing[*]}: there is no apt-get on this machine" \
-    "Install them by hand: PostgreSQL $PG_OLDEST to $PG_NEWEST (server and client programs; set HACLT_PG_BIN to their directory), iproute2, iptables, strace, gcc, a static C library, procps, util-linux."
+    "Install them by hand: PostgreSQL $PG_OLDEST to $PG_NEWEST (server and client programs; set HACLT_PG_BIN to their directory), iproute2, iptables, strace, gcc, a static C library, procps, util-linux, libfaketime."
 
 as_root=()
 if ((EUID != 0)); then

@@ -1,6 +1,9 @@
 //! Where the cluster under test runs: three agents on loopback addresses, or each in a network of its own.
 
+pub mod busy;
+pub mod clocks;
 pub mod owner;
+pub mod queue;
 pub mod world;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +13,8 @@ use ha_tests::shape::{Mode, Shape};
 use ha_tests::{Cluster, Node};
 
 use crate::harness::{Harness, Trying as _};
+use busy::Busy;
+use clocks::Clocks;
 use world::World;
 
 /// How much memory must be free for a cluster to live there.
@@ -63,6 +68,10 @@ pub struct Env {
     pub cluster: Cluster,
     /// The networks, if each node has its own.
     pub world: Option<World>,
+    /// The nodes' wall clocks, or why they cannot be put off; none if no fault wants to.
+    pub clocks: Option<Result<Clocks, String>>,
+    /// What faults have to themselves.
+    pub busy: Busy,
 }
 
 /// What a client needs to reach a database.
@@ -99,7 +108,7 @@ impl Env {
         owner::mark(&cluster.base)?;
         // A client that is served gets its own session, and so do those who look.
         cluster.set_on_data_nodes("postgres.parameters.max_connections", "\"60\"");
-        Ok(Self { cluster, world })
+        Ok(Self { cluster, world, clocks: None, busy: Busy::default() })
     }
 
     /// Returns the databases.

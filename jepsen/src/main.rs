@@ -62,7 +62,7 @@ struct Run {
     workload: Workload,
     /// Faults to draw from: names and groups, separated by commas
     ///
-    /// Groups: kill, pause, partition, orders, all, none.
+    /// Groups: kill, pause, partition, network, clock, orders, all, none.
     #[arg(long, default_value = "none")]
     nemesis: String,
     /// Faults and their times, instead of drawing them: FAULT[@TARGET]:SECOND+SECONDS, separated by commas

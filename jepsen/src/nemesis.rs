@@ -1,10 +1,12 @@
 //! Faults: which there are, when they come, how they are made and undone.
 
+pub mod clocks;
 pub mod fault;
 pub mod inflict;
 pub mod links;
 pub mod orders;
 pub mod plan;
+pub mod slow;
 pub mod targets;
 pub mod victims;
 

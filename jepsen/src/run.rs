@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use ha_tests::within;
 use tokio::sync::watch::channel;
 
+use crate::env::clocks;
 use crate::env::world::World;
 use crate::env::{Durability, Env, Kind};
 use crate::harness::{Harness, Trying as _};
@@ -141,6 +142,9 @@ pub async fn run(
     let plan = options.plan()?;
     let journal = Arc::new(Journal::create(dir)?);
     let mut env = Env::create(&options.name(), world, options.durability, options.bare_witness)?;
+    if plan.any(Fault::puts_off_clocks) {
+        env.clocks = Some(clocks::prepare(&mut env)?);
+    }
     let access = prepare(&mut env, options).await?;
     let guards = watch::Guards::of(&env);
     let confirm = plan.any(Fault::allows_stale_reads);

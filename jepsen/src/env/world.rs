@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use ha_tests::address::Host;
@@ -27,6 +27,10 @@ pub struct World {
     owner: Owner,
     nodes: u8,
 }
+
+/// Where a node's traffic is, for a thread of the suite.
+#[derive(Debug, Clone)]
+pub struct Place(PathBuf);
 
 /// Whether rules come or go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,10 +119,12 @@ impl World {
     /// # Errors
     /// If the kernel refuses.
     pub fn enter_clients(&self) -> Result<(), Harness> {
-        let path = Path::new("/run/netns").join(self.name(CLIENTS));
-        let file = File::open(&path).trying(|| format!("open {}", path.display()))?;
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-            .trying(|| format!("enter {}", path.display()))
+        self.place(CLIENTS).enter()
+    }
+
+    /// Returns where a node runs, for a thread that is to do something there.
+    pub fn place(&self, n: u8) -> Place {
+        Place(Path::new("/run/netns").join(self.name(n)))
     }
 
     /// Changes the packet filter of a node, all rules at once. A rule is a chain and what follows it.
@@ -126,9 +132,21 @@ impl World {
     /// # Errors
     /// If the filter refuses, with what it says.
     pub fn filter(&self, n: u8, change: Change, rules: &[String]) -> Result<(), Harness> {
+        self.change(n, "filter", change, rules)
+    }
+
+    /// Changes rules that see packets before those of the filter do: what passes here may be dropped there.
+    ///
+    /// # Errors
+    /// If the filter refuses, with what it says.
+    pub fn mangle(&self, n: u8, change: Change, rules: &[String]) -> Result<(), Harness> {
+        self.change(n, "mangle", change, rules)
+    }
+
+    fn change(&self, n: u8, table: &str, change: Change, rules: &[String]) -> Result<(), Harness> {
         let flag = if change == Change::Add { "-A" } else { "-D" };
         let lines: Vec<String> = rules.iter().map(|rule| format!("{flag} {rule}\n")).collect();
-        self.restore(n, &format!("*filter\n{}COMMIT\n", lines.concat()))
+        self.restore(n, &format!("*{table}\n{}COMMIT\n", lines.concat()))
     }
 
     /// Takes every rule out of every filter.
@@ -156,6 +174,19 @@ impl World {
         }
         let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
         Err(Harness::new(format!("could not change a packet filter: {said}: {text:?}")))
+    }
+}
+
+impl Place {
+    /// Moves this thread there, and every thread and program it starts from now on.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn enter(&self) -> Result<(), Harness> {
+        let Self(path) = self;
+        let file = File::open(path).trying(|| format!("open {}", path.display()))?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .trying(|| format!("enter {}", path.display()))
     }
 }
 

@@ -57,6 +57,10 @@ pub enum Fault {
     Flapping,
     /// A tenth to a third of all packets between nodes is lost.
     Loss,
+    /// Every packet to and from a node waits for 50 to 300 ms.
+    Delay,
+    /// A node's line carries no more than 1 to 16 megabits in a second each way.
+    SlowLink,
     /// `haclt switchover`.
     Switchover,
     /// `haclt pause`; `haclt resume` at the end.
@@ -65,6 +69,12 @@ pub enum Fault {
     ConfigSet,
     /// `haclt restart --all`.
     RollingRestart,
+    /// The wall clock of a node, or of all, jumps by up to an hour; right again at the end.
+    ClockStep,
+    /// The wall clock of a node, or of all, is up to a tenth too fast or too slow; right again at the end.
+    ClockSkew,
+    /// The wall clock of a node, or of all, jumps there and back several times a second to once.
+    ClockStrobe,
     /// `pg_cancel_backend` on every commit that waits for its quorum.
     CancelWaits,
 }
@@ -91,7 +101,14 @@ impl Fault {
                 | Self::AgentsOnly
                 | Self::Flapping
                 | Self::Loss
+                | Self::Delay
+                | Self::SlowLink
         )
+    }
+
+    /// Returns whether a wall clock is put off.
+    pub const fn puts_off_clocks(self) -> bool {
+        matches!(self, Self::ClockStep | Self::ClockSkew | Self::ClockStrobe)
     }
 
     /// Returns whether a server that nobody could end may answer reads for a moment although another node has
@@ -140,7 +157,7 @@ impl Fault {
 }
 
 /// Names for several faults at once.
-const GROUPS: [(&str, &[Fault]); 5] = [
+const GROUPS: [(&str, &[Fault]); 7] = [
     (
         "kill",
         &[
@@ -181,6 +198,8 @@ const GROUPS: [(&str, &[Fault]); 5] = [
             Fault::Loss,
         ],
     ),
+    ("network", &[Fault::Delay, Fault::SlowLink]),
+    ("clock", &[Fault::ClockStep, Fault::ClockSkew, Fault::ClockStrobe]),
     ("orders", &[Fault::Switchover, Fault::PauseCluster, Fault::ConfigSet, Fault::RollingRestart]),
     ("none", &[]),
 ];
@@ -250,8 +269,9 @@ mod tests {
     }
 
     #[test]
-    fn whatever_needs_networks_is_a_partition() {
-        let partitions = GROUPS.iter().find(|(name, _)| *name == "partition").unwrap().1;
+    fn whatever_needs_networks_is_a_partition_or_a_slow_line() {
+        let of = |group| GROUPS.iter().find(|(name, _)| *name == group).unwrap().1;
+        let partitions = [of("partition"), of("network")].concat();
         for fault in Fault::value_variants() {
             assert_eq!(fault.needs_networks(), partitions.contains(fault), "{fault:?}");
         }

@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use super::links::{self, Link};
 use super::orders;
 use super::plan::Target;
-use super::{Fault, Outcome, Planned, targets, victims};
+use super::slow::Slow;
+use super::{Fault, Outcome, Planned, clocks, targets, victims};
 use crate::env::Env;
 use crate::env::world::Change;
 use crate::harness::{Harness, Trying as _};
@@ -33,6 +34,8 @@ pub enum Undo {
     Join(Vec<Link>),
     /// A task that cuts links and joins them is ended, and the links work again.
     StopFlapping(u8, Vec<Link>, Random, bool),
+    /// A line is fast again.
+    Hasten(Slow),
     /// A task is told to end, and waited for.
     End(JoinHandle<Result<Outcome, Harness>>, watch::Sender<bool>),
 }
@@ -74,13 +77,14 @@ pub async fn start(
             let task = tokio::spawn(cancel_waits(access.clone(), stopped));
             Ok(installed(fault, None, "waits are cancelled", Undo::End(task, stop)))
         }
-        _ => on_node(env, planned, &mut random).await,
+        _ => on_node(env, planned, access, &mut random).await,
     }
 }
 
 async fn on_node(
     env: &mut Env,
     planned: &Planned,
+    access: &Access,
     random: &mut Random,
 ) -> Result<(Outcome, Option<Active>), Harness> {
     let fault = planned.fault;
@@ -89,6 +93,12 @@ async fn on_node(
         Ok(name) => name,
         Err(why) => return Ok((Outcome::Skipped(why), None)),
     };
+    if fault.puts_off_clocks() {
+        return put_off(env, fault, &name, (access, random));
+    }
+    if matches!(fault, Fault::Delay | Fault::SlowLink) {
+        return slow_down(env, fault, &name, random).await;
+    }
     if fault.needs_networks() {
         return cut(env, fault, &name, random);
     }
@@ -121,7 +131,12 @@ fn narrowed(fault: Fault, target: &Target, random: &mut Random) -> (Target, bool
         | Fault::FreezeNode
         | Fault::IsolateNode
         | Fault::Halves
-        | Fault::OneWay => (target.clone(), false),
+        | Fault::OneWay
+        | Fault::Delay
+        | Fault::SlowLink
+        | Fault::ClockStep
+        | Fault::ClockSkew
+        | Fault::ClockStrobe => (target.clone(), false),
         Fault::KillReceiver | Fault::PauseReceiver => match target {
             // A primary receives nothing.
             Target::Primary => (Target::Standby, false),
@@ -197,7 +212,7 @@ fn cut(
     random: &mut Random,
 ) -> Result<(Outcome, Option<Active>), Harness> {
     let nodes = u8::try_from(env.cluster.nodes().len()).unwrap_or(u8::MAX);
-    let chosen: u8 = name.trim_start_matches('n').parse().unwrap_or(1);
+    let chosen = number(name);
     let links = links::cut_by(fault, nodes, chosen, random);
     change(env, &links, Change::Add)?;
     let told: Vec<String> =
@@ -208,6 +223,49 @@ fn cut(
         Undo::Join(links)
     };
     Ok(installed(fault, Some(name), &told.join(", "), undo))
+}
+
+fn number(name: &str) -> u8 {
+    name.trim_start_matches('n').parse().unwrap_or(1)
+}
+
+async fn slow_down(
+    env: &Env,
+    fault: Fault,
+    name: &str,
+    random: &mut Random,
+) -> Result<(Outcome, Option<Active>), Harness> {
+    let (Some(world), Some(held)) = (&env.world, env.busy.take(&format!("line {name}"))) else {
+        return Ok((Outcome::Skipped(format!("the line of {name} is slow already")), None));
+    };
+    let at = (world, number(name));
+    match Slow::begin(fault, at, env.cluster.node(name), held, random).await? {
+        Ok((slow, text)) => Ok(installed(fault, Some(name), &text, Undo::Hasten(slow))),
+        Err(why) => Ok((Outcome::Skipped(why), None)),
+    }
+}
+
+fn put_off(
+    env: &Env,
+    fault: Fault,
+    name: &str,
+    (access, random): (&Access, &mut Random),
+) -> Result<(Outcome, Option<Active>), Harness> {
+    let clocks = match &env.clocks {
+        Some(Ok(clocks)) => clocks,
+        Some(Err(why)) => return Ok((Outcome::Skipped(why.clone()), None)),
+        None => {
+            return Err(Harness::new("the nodes were started with clocks that cannot be put off"));
+        }
+    };
+    let whose = clocks::whose(clocks, name, random);
+    let Some(held) = whose.iter().map(|n| env.busy.take(&format!("clock {n}"))).collect() else {
+        return Ok((Outcome::Skipped(format!("a clock of {} is off", whose.join(", "))), None));
+    };
+    let place = (clocks, &env.cluster, held);
+    let (text, task, stop) = clocks::put_off(fault, place, &whose, access, random);
+    // Whether there was a fault is known in the end: as of an order.
+    Ok(installed(fault, None, &text, Undo::End(task, stop)))
 }
 
 fn change(env: &Env, links: &[Link], change: Change) -> Result<(), Harness> {
@@ -274,6 +332,7 @@ impl Active {
                 }
                 Ok(Outcome::Installed("joined".to_owned()))
             }
+            Undo::Hasten(slow) => Ok(Outcome::Installed(slow.end(env.world.as_ref()).await?)),
             Undo::End(task, stop) => {
                 stop.send_replace(true);
                 task.await.trying(|| format!("end {}", self.fault.name()))?

@@ -88,8 +88,8 @@ const QUICK: [Kinds; 5] = [
     ),
 ];
 
-/// Twenty-six runs of five minutes.
-const FULL: [Kinds; 26] = [
+/// Twenty-nine runs of five minutes.
+const FULL: [Kinds; 29] = [
     (Netns, Append, Serializable, "kill"),
     (Netns, Append, Serializable, "partition"),
     (Netns, Append, Serializable, "pause"),
@@ -114,6 +114,9 @@ const FULL: [Kinds; 26] = [
     (Netns, Probe, ReadCommitted, "isolate-primary,isolate-all,one-way,agents-only"),
     (Netns, Probe, ReadCommitted, "pause,partition"),
     (Netns, Probe, ReadCommitted, "all"),
+    (Netns, Append, Serializable, "clock,kill-agent,isolate-primary"),
+    (Netns, Set, ReadCommitted, "network,clock"),
+    (Netns, Append, RepeatableRead, "network,kill,switchover"),
     (Process, Set, ReadCommitted, "kill,pause,orders,cancel-waits"),
     (Process, Register, Serializable, "kill,pause,orders"),
 ];
