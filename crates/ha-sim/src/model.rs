@@ -29,6 +29,8 @@ pub struct Explored {
     pub depth: usize,
     /// How long it took.
     pub took: Duration,
+    /// Whether nothing was left out: the checker had no limit, ended by itself, and not because of what it found.
+    pub complete: bool,
     /// Every invariant that broke, with a way to that, a line for each step.
     pub broken: Vec<(&'static str, Vec<String>)>,
     /// What should have happened somewhere, and did nowhere.
@@ -89,9 +91,8 @@ where
     M::Action: Clone + PartialEq,
 {
     let began = Instant::now();
-    let until = property.map_or(HasDiscoveries::AnyFailures, |name| {
-        HasDiscoveries::AllOf(BTreeSet::from([name]))
-    });
+    let until = property
+        .map_or(HasDiscoveries::AnyFailures, |name| HasDiscoveries::AllOf(BTreeSet::from([name])));
     let mut builder = model.checker().threads(threads).finish_when(until);
     if let Some(steps) = fewer_than {
         // Depth counts states, not steps, and those at the limit are not looked at.
@@ -115,7 +116,9 @@ where
             }
         }
     }
+    let complete = checker.is_done() && fewer_than.is_none() && broken.is_empty();
     Explored {
+        complete,
         states: checker.unique_state_count(),
         generated: checker.state_count(),
         depth: checker.max_depth().saturating_sub(1),

@@ -45,7 +45,8 @@ fn command(arguments: &[String]) -> Option<ExitCode> {
     let chosen = |names: &[&str]| all || wanted.is_some_and(|wanted| names.contains(&wanted));
     match arguments.first()?.as_str() {
         "lease" if all || wanted.is_some() => {
-            let known = lease::NAMES.into_iter().filter(|(_, letter, name, _)| chosen(&[letter, name]));
+            let known =
+                lease::NAMES.into_iter().filter(|(_, letter, name, _)| chosen(&[letter, name]));
             let models = known.map(|(mistake, _, name, bounds)| {
                 (name, Lease { bounds, mistake: Some(mistake) }, lease::breaks(mistake))
             });
@@ -60,17 +61,29 @@ fn command(arguments: &[String]) -> Option<ExitCode> {
         }
         "lease" => {
             let of_mistakes = lease::NAMES.into_iter().map(|(_, _, name, bounds)| (name, bounds));
-            let all: Vec<lease::Named> =
-                if large { lease::LARGE.into() } else { lease::CLEAN.into_iter().chain(of_mistakes).collect() };
+            let all: Vec<lease::Named> = if large {
+                lease::LARGE.into()
+            } else {
+                lease::CLEAN.into_iter().chain(of_mistakes).collect()
+            };
             let models = all.into_iter().filter(|(name, _)| only(name));
-            Some(clean(models.map(|(name, bounds)| (name, Lease { bounds, mistake: None })), threads))
+            Some(clean(
+                models.map(|(name, bounds)| (name, Lease { bounds, mistake: None })),
+                threads,
+            ))
         }
         "wal" => {
             let of_mistakes = wal::NAMES.into_iter().map(|(_, name, bounds)| (name, bounds));
-            let all: Vec<wal::Named> =
-                if large { wal::LARGE.into() } else { wal::CLEAN.into_iter().chain(of_mistakes).collect() };
+            let all: Vec<wal::Named> = if large {
+                wal::LARGE.into()
+            } else {
+                wal::CLEAN.into_iter().chain(of_mistakes).collect()
+            };
             let models = all.into_iter().filter(|(name, _)| only(name));
-            Some(clean(models.map(|(name, bounds)| (name, WalQuorum { bounds, mistake: None })), threads))
+            Some(clean(
+                models.map(|(name, bounds)| (name, WalQuorum { bounds, mistake: None })),
+                threads,
+            ))
         }
         _ => None,
     }
@@ -86,16 +99,18 @@ where
     let mut well = true;
     for (name, model) in models {
         let found = explore(model, threads, None);
-        let Explored { states, generated, depth, took, broken, unreached } = found;
+        let Explored { states, generated, depth, took, complete, broken, unreached } = found;
         println!("{name}: {states} states, {generated} steps, depth {depth}, {took:.1?}");
         if !unreached.is_empty() {
             println!("  nowhere: {}", unreached.join("; "));
         }
         for (property, steps) in &broken {
             println!("  broken: {property}");
-            steps.iter().for_each(|step| println!("  {step}"));
+            for step in steps {
+                println!("  {step}");
+            }
         }
-        well &= broken.is_empty();
+        well &= complete;
     }
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -112,10 +127,7 @@ struct How<'a> {
 }
 
 /// Tells the way to where each breaks.
-fn mistakes<M>(
-    models: Vec<(&'static str, M, &'static str)>,
-    how: &How<'_>,
-) -> Option<ExitCode>
+fn mistakes<M>(models: Vec<(&'static str, M, &'static str)>, how: &How<'_>) -> Option<ExitCode>
 where
     M: Story + Clone + Send + Sync + 'static,
     M::State: Hash + Clone + PartialEq + Send + Sync + 'static,
@@ -142,7 +154,9 @@ where
         let length = steps.len();
         println!("{name}: \"{property}\" breaks in {length} steps; {states} states, {took:.1?}");
         if !how.all {
-            steps.iter().for_each(|step| println!("  {step}"));
+            for step in &steps {
+                println!("  {step}");
+            }
         }
     }
     Some(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -89,7 +89,9 @@ impl Applied {
     pub(super) fn apply(&mut self, command: Command) -> bool {
         let before = *self;
         match command {
-            Command::Grant { to, epoch, start } if self.held.is_none() && epoch == self.last + 1 => {
+            Command::Grant { to, epoch, start }
+                if self.held.is_none() && epoch == self.last + 1 =>
+            {
                 *self = Self { last: epoch, held: Some((to, start)) };
             }
             Command::Vacate { epoch } | Command::Release { epoch } if self.last == epoch => {

@@ -64,7 +64,8 @@ impl Lease {
                 actions.push(Action::Elect { candidate, voter: other });
             }
             if it.leads && voter.term <= it.term {
-                for acked in [true, false] {
+                for acked in [true, false].into_iter().filter(|acked| *acked || self.bounds.losses)
+                {
                     actions.push(Action::Replicate { from: candidate, to: other, acked });
                 }
             }
@@ -251,13 +252,13 @@ impl Lease {
                     it.commit = 1;
                 }
             }
-            Action::AgentStart { node } => self.start_agent(&mut next, node),
+            Action::AgentStart { node } => Self::start_agent(&mut next, node),
             Action::Reboot { node } => {
                 next.reboots += 1;
                 self.end_agent(&mut next, node);
                 let it = next.node_mut(node);
                 (it.active, it.permit, it.deadline, it.burnt) = (0, 0, 0, 0);
-                self.start_agent(&mut next, node);
+                Self::start_agent(&mut next, node);
             }
         }
         self.forget_what_cannot_matter(&mut next);
@@ -420,7 +421,7 @@ impl Lease {
         (it.record_term, it.record_epoch, it.renewed, it.vacating) = (0, 0, 0, false);
     }
 
-    fn start_agent(&self, next: &mut State, node: u8) {
+    fn start_agent(next: &mut State, node: u8) {
         let epoch = next.lease(node).epoch().unwrap_or(0);
         let tick = next.tick;
         let it = next.node_mut(node);
@@ -503,6 +504,8 @@ impl Lease {
             let Some(action) = wanted(&now, self) else { break };
             now = self.take(&now, action);
         }
+        // What was sent under an epoch that is over gets no answer.
+        now = self.take(&now, Action::Lose { slot: 0 });
         if now.active().next().is_some() { now } else { self.take(&now, Action::Tick) }
     }
 }

@@ -100,7 +100,11 @@ pub const NAMES: [(Mistake, &str, Bounds); 9] = {
         (M::PledgeNotPersisted, "pledge-not-persisted", Bounds { crashes: 1, ..B }),
         (M::TooFewReports, "too-few-reports", B),
         (M::ReceiverNotStopped, "receiver-not-stopped", B),
-        (M::QuorumUnconfirmed, "quorum-unconfirmed", Bounds { crashes: 1, changes: 2, wishes: &[Wish::Standby, Wish::Alone], ..GROWS }),
+        (
+            M::QuorumUnconfirmed,
+            "quorum-unconfirmed",
+            Bounds { crashes: 1, changes: 2, wishes: &[Wish::Standby, Wish::Alone], ..GROWS },
+        ),
         (M::EarlierQuorumForgotten, "earlier-quorum-forgotten", THREE),
         (M::CatchUpSkipped, "catch-up-skipped", B),
     ]

@@ -61,7 +61,11 @@ impl fmt::Display for Few {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<String> =
             NODES.into_iter().filter(|node| self.has(*node)).map(|n| format!("n{n}")).collect();
-        if names.is_empty() { f.write_str("alone") } else { write!(f, "{} of {}", self.required, names.join("+")) }
+        if names.is_empty() {
+            f.write_str("alone")
+        } else {
+            write!(f, "{} of {}", self.required, names.join("+"))
+        }
     }
 }
 
@@ -321,7 +325,7 @@ impl Raft {
 
 fn report(node: u8, (pledged, wal): (u8, Wal)) -> Report {
     let tip = wal.tip();
-    let database = DATA.contains(&node).then(|| Database {
+    let database = DATA.contains(&node).then_some(Database {
         looked: true,
         system_identifier: Some(SYSTEM),
         empty: false,

@@ -101,8 +101,7 @@ impl State {
     pub(super) fn first(quorum: Few) -> Self {
         let wal = Wal::default().with(1);
         let recorded = Entry { epoch: 1, primary: 0, quorum };
-        let raft =
-            Raft { last_epoch: 1, holder: Some(0), recorded, version: 1, ..Raft::default() };
+        let raft = Raft { last_epoch: 1, holder: Some(0), recorded, version: 1, ..Raft::default() };
         let known = Known { version: 1, quorum, open: false };
         let keeper = Keeper {
             known,
@@ -165,7 +164,10 @@ impl State {
 
 /// One step of somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each variant is told in a line by `Display`, and in docs/model.md")]
+#[expect(
+    missing_docs,
+    reason = "each variant is told in a line by `Display`, and in docs/model.md"
+)]
 pub enum Action {
     Write { node: u8 },
     Receive { node: u8 },
@@ -191,14 +193,18 @@ impl fmt::Display for Action {
             Self::Write { node } => write!(f, "a client writes on n{node}"),
             Self::Receive { node } => write!(f, "n{node} receives a record"),
             Self::Acknowledge { node } => write!(f, "n{node} acknowledges what it may"),
-            Self::Follow { node, epoch } => write!(f, "n{node} follows the primary of epoch {epoch}"),
+            Self::Follow { node, epoch } => {
+                write!(f, "n{node} follows the primary of epoch {epoch}")
+            }
             Self::Want { node, wish } => write!(f, "n{node} wants {}", wish.of(node)),
             Self::Keep { node, whole: true } => write!(f, "n{node}'s keeper takes its next step"),
             Self::Keep { node, whole: false } => write!(f, "n{node}'s keeper takes half a step"),
             Self::CarryOut { heard: true } => write!(f, "the order is carried out"),
             Self::CarryOut { heard: false } => write!(f, "the order is carried out, nobody hears"),
             Self::GiveUpWaiting { node } => write!(f, "n{node}'s keeper waits no more"),
-            Self::Learn { node, saved: true } => write!(f, "n{node} learns the record, and keeps it"),
+            Self::Learn { node, saved: true } => {
+                write!(f, "n{node} learns the record, and keeps it")
+            }
             Self::Learn { node, saved: false } => write!(f, "n{node} learns the record"),
             Self::AgentCrash { node } => write!(f, "n{node}'s agent dies and starts again"),
             Self::Kill { node } => write!(f, "n{node}'s server is killed"),

@@ -181,8 +181,7 @@ impl WalQuorum {
         let open = raft.unsettled.iter().any(Option::is_some);
         let known = Known { version: raft.version, quorum: recorded, open };
         let began_at = it.wal.len();
-        it.keeper =
-            Keeper { known, saved: known, wanted: recorded, began_at, ..Keeper::default() };
+        it.keeper = Keeper { known, saved: known, wanted: recorded, began_at, ..Keeper::default() };
     }
 }
 
