@@ -1,0 +1,129 @@
+//! The lease and the WAL quorum as small models, explored without a gap within their bounds.
+//!
+//! [`world`](crate::world) draws schedules from seeds; here *every* schedule within the bounds is tried. What is
+//! modelled, what is left out, and what was found is in `docs/model.md`.
+
+pub mod lease;
+pub mod wal;
+
+use std::collections::BTreeSet;
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+use stateright::{Checker, Expectation, HasDiscoveries, Model};
+
+/// A model whose steps can be told in a line each.
+pub trait Story: Model {
+    /// Returns what a step did, and what it led to.
+    fn tell(&self, action: &Self::Action, after: &Self::State) -> String;
+}
+
+/// What an exploration came to.
+#[derive(Debug, Clone)]
+pub struct Explored {
+    /// How many different states were reached.
+    pub states: usize,
+    /// How many steps were taken from them.
+    pub generated: usize,
+    /// The longest of the shortest ways to a state, in steps.
+    pub depth: usize,
+    /// How long it took.
+    pub took: Duration,
+    /// Whether nothing was left out: the checker had no limit, ended by itself, and not because of what it found.
+    pub complete: bool,
+    /// Every invariant that broke, with a way to that, a line for each step.
+    pub broken: Vec<(&'static str, Vec<String>)>,
+    /// What should have happened somewhere, and did nowhere.
+    pub unreached: Vec<&'static str>,
+}
+
+impl Explored {
+    /// Returns the way to where that invariant is broken.
+    #[must_use]
+    pub fn way_to(&self, property: &str) -> Option<&[String]> {
+        let found = self.broken.iter().find(|(name, _)| *name == property);
+        found.map(|(_, steps)| steps.as_slice())
+    }
+}
+
+/// Explores everything, or until an invariant is broken: until `property` is, if one is named.
+///
+/// If nothing is broken every reachable state was visited: there is no limit but the bounds of the model itself.
+/// States are told apart by 64 bits; of *n* states one is taken for another with a probability of about n² / 2⁶⁵.
+pub fn explore<M>(model: M, threads: usize, property: Option<&'static str>) -> Explored
+where
+    M: Story + Send + Sync + 'static,
+    M::State: Hash + Clone + PartialEq + Send + Sync + 'static,
+    M::Action: Clone + PartialEq,
+{
+    run(model, threads, property, None)
+}
+
+/// Returns the shortest way to where `property` is broken, a line for each step.
+///
+/// The checker names one of the last it saw before it stopped; so it is asked again for a shorter one until there
+/// is none.
+pub fn shortest<M>(model: &M, threads: usize, property: &'static str) -> Option<Vec<String>>
+where
+    M: Story + Clone + Send + Sync + 'static,
+    M::State: Hash + Clone + PartialEq + Send + Sync + 'static,
+    M::Action: Clone + PartialEq,
+{
+    let mut best = run(model.clone(), threads, Some(property), None).way_to(property)?.to_vec();
+    loop {
+        let shorter = run(model.clone(), threads, Some(property), Some(best.len()));
+        match shorter.way_to(property) {
+            Some(way) => best = way.to_vec(),
+            None => return Some(best),
+        }
+    }
+}
+
+fn run<M>(
+    model: M,
+    threads: usize,
+    property: Option<&'static str>,
+    fewer_than: Option<usize>,
+) -> Explored
+where
+    M: Story + Send + Sync + 'static,
+    M::State: Hash + Clone + PartialEq + Send + Sync + 'static,
+    M::Action: Clone + PartialEq,
+{
+    let began = Instant::now();
+    let until = property
+        .map_or(HasDiscoveries::AnyFailures, |name| HasDiscoveries::AllOf(BTreeSet::from([name])));
+    let mut builder = model.checker().threads(threads).finish_when(until);
+    if let Some(steps) = fewer_than {
+        // Depth counts states, not steps, and those at the limit are not looked at.
+        builder = builder.target_max_depth(steps + 1);
+    }
+    let checker = builder.spawn_bfs().join();
+    let took = began.elapsed();
+    let discoveries = checker.discoveries();
+    let (mut broken, mut unreached) = (Vec::new(), Vec::new());
+    for property in checker.model().properties() {
+        match (property.expectation, discoveries.get(property.name)) {
+            (Expectation::Sometimes, None) => unreached.push(property.name),
+            (Expectation::Sometimes, Some(_)) | (_, None) => {}
+            (Expectation::Always | Expectation::Eventually, Some(path)) => {
+                let path = path.clone().into_vec();
+                let steps = path.windows(2).filter_map(|pair| match pair {
+                    [(_, Some(action)), (after, _)] => Some(checker.model().tell(action, after)),
+                    _ => None,
+                });
+                broken.push((property.name, steps.collect()));
+            }
+        }
+    }
+    let complete = checker.is_done() && fewer_than.is_none() && broken.is_empty();
+    Explored {
+        complete,
+        states: checker.unique_state_count(),
+        generated: checker.state_count(),
+        depth: checker.max_depth().saturating_sub(1),
+        took,
+        broken,
+        unreached,
+    }
+}
