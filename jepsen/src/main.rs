@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use jepsen::disk;
 use jepsen::env::world::{self, World};
 use jepsen::env::{Durability, Kind};
 use jepsen::harness::{Harness, Trying as _};
@@ -43,6 +44,18 @@ enum Command {
     Analyze {
         /// Directory of the run
         dir: PathBuf,
+    },
+    /// Serve a disk that can be slow, full, or lose power; runs start these themselves
+    ///
+    /// Orders come on standard input, each answered by `ok` or `error`: `slow SYNC_MS WRITE_MS`, `full on|off`,
+    /// `lying on|off`, `lose all`, `lose SEED`, `state`. It ends at the end of standard input.
+    Disk {
+        /// Directory in which the contents lie; made if it is not there
+        #[arg(long)]
+        backing: PathBuf,
+        /// Directory on which they are shown
+        #[arg(long)]
+        mount: PathBuf,
     },
 }
 
@@ -130,6 +143,7 @@ fn main() -> ExitCode {
             sabotage::all(&store, &only, tries, &mut say)
         }
         Command::Analyze { dir } => analyze(&dir),
+        Command::Disk { backing, mount } => disk::serve(&backing, &mount, &mut say).map(|()| 0),
     };
     match done {
         Ok(code) => ExitCode::from(code),
