@@ -1,5 +1,6 @@
 //! Where the cluster under test runs: three agents on loopback addresses, or each in a network of its own.
 
+pub mod disks;
 pub mod owner;
 pub mod world;
 
@@ -10,6 +11,7 @@ use ha_tests::shape::{Mode, Shape};
 use ha_tests::{Cluster, Node};
 
 use crate::harness::{Harness, Trying as _};
+use disks::Disks;
 use world::World;
 
 /// How much memory must be free for a cluster to live there.
@@ -61,6 +63,8 @@ impl Durability {
 pub struct Env {
     /// The nodes; first, so that they end before their network does.
     pub cluster: Cluster,
+    /// The disks, if each node has its own.
+    pub disks: Option<Disks>,
     /// The networks, if each node has its own.
     pub world: Option<World>,
 }
@@ -99,7 +103,18 @@ impl Env {
         owner::mark(&cluster.base)?;
         // A client that is served gets its own session, and so do those who look.
         cluster.set_on_data_nodes("postgres.parameters.max_connections", "\"60\"");
-        Ok(Self { cluster, world })
+        Ok(Self { cluster, disks: None, world })
+    }
+
+    /// Gives each node disks of its own, if this machine can; to be called before the cluster is started.
+    ///
+    /// # Errors
+    /// If a disk cannot be mounted.
+    pub fn mount_disks(&mut self) -> Result<(), Harness> {
+        if disks::missing().is_none() {
+            self.disks = Some(Disks::mount(&mut self.cluster)?);
+        }
+        Ok(())
     }
 
     /// Returns the databases.
@@ -132,6 +147,16 @@ impl Env {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Env {
+    fn drop(&mut self) {
+        // Between the end of the processes that use them and the removal of the directories that they lie in.
+        if self.disks.is_some() {
+            self.cluster.kill_all();
+            self.disks = None;
+        }
     }
 }
 

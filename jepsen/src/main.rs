@@ -69,7 +69,7 @@ struct Run {
     workload: Workload,
     /// Faults to draw from: names and groups, separated by commas
     ///
-    /// Groups: kill, pause, partition, orders, all, none.
+    /// Groups: kill, pause, partition, orders, disk, all, none.
     #[arg(long, default_value = "none")]
     nemesis: String,
     /// Faults and their times, instead of drawing them: FAULT[@TARGET]:SECOND+SECONDS, separated by commas
@@ -98,6 +98,11 @@ struct Run {
     /// The witness keeps no WAL: it only votes
     #[arg(long)]
     bare_witness: bool,
+    /// Disks under databases, and under the witness's WAL, say that they synced and do not, once the tables are made
+    ///
+    /// After power cuts acknowledged writes may be lost then: a run that must not be valid.
+    #[arg(long)]
+    lying_disks: bool,
 }
 
 #[derive(Debug, Args)]
@@ -176,6 +181,7 @@ fn make(arguments: Run) -> Result<u8, Harness> {
         level,
         durability,
         bare_witness: arguments.bare_witness,
+        lying_disks: arguments.lying_disks,
     };
     options.plan()?;
     let dir = options.directory()?;

@@ -1,5 +1,6 @@
 //! Faults: which there are, when they come, how they are made and undone.
 
+pub mod disks;
 pub mod fault;
 pub mod inflict;
 pub mod links;

@@ -63,6 +63,8 @@ pub struct Options {
     pub durability: Durability,
     /// Whether the witness keeps no WAL.
     pub bare_witness: bool,
+    /// Whether disks for data say that they synced, and do not, from the first client on.
+    pub lying_disks: bool,
 }
 
 /// Whether somebody wants the run to end early.
@@ -139,7 +141,14 @@ pub async fn run(
     let plan = options.plan()?;
     let journal = Arc::new(Journal::create(dir)?);
     let mut env = Env::create(&options.name(), world, options.durability, options.bare_witness)?;
+    if options.lying_disks || plan.any(Fault::needs_disks) {
+        env.mount_disks()?;
+    }
     let access = prepare(&mut env, options.durability).await?;
+    if options.lying_disks {
+        let disks = env.disks.as_mut().ok_or_else(|| Harness::new("there are no disks to lie"))?;
+        disks.lie()?;
+    }
     let guards = watch::Guards::of(&env);
     let confirm = plan.any(Fault::allows_stale_reads);
     let clients = Arc::new(Clients {

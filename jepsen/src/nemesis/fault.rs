@@ -65,6 +65,16 @@ pub enum Fault {
     RollingRestart,
     /// `pg_cancel_backend` on every commit that waits for its quorum.
     CancelWaits,
+    /// Each write and each sync of a node's database, or of a witness's WAL, takes long.
+    SlowDiskData,
+    /// Each write and each sync of an agent's own files takes long.
+    SlowDiskRaft,
+    /// There is no room for a node's database, or for a witness's WAL.
+    FullDiskData,
+    /// There is no room for an agent's own files.
+    FullDiskRaft,
+    /// SIGKILL to every process of a node at once, and what it did not sync is lost; its agent is started at the end.
+    PowerCut,
 }
 
 impl Fault {
@@ -88,6 +98,18 @@ impl Fault {
                 | Self::AgentsOnly
                 | Self::Flapping
                 | Self::Loss
+        )
+    }
+
+    /// Returns whether each node must have disks of its own.
+    pub const fn needs_disks(self) -> bool {
+        matches!(
+            self,
+            Self::SlowDiskData
+                | Self::SlowDiskRaft
+                | Self::FullDiskData
+                | Self::FullDiskRaft
+                | Self::PowerCut
         )
     }
 
@@ -129,7 +151,12 @@ impl Fault {
     /// machine of two cores that does other things too.
     pub const fn recovery(self) -> Duration {
         match self {
-            Self::KillNode | Self::FreezeNode | Self::RollingRestart => Duration::from_secs(30),
+            Self::KillNode
+            | Self::FreezeNode
+            | Self::RollingRestart
+            | Self::PowerCut
+            | Self::FullDiskData
+            | Self::FullDiskRaft => Duration::from_secs(30),
             Self::PauseCluster | Self::PauseGuard => Duration::from_secs(20),
             _ => Duration::from_secs(15),
         }
@@ -137,7 +164,7 @@ impl Fault {
 }
 
 /// Names for several faults at once.
-const GROUPS: [(&str, &[Fault]); 5] = [
+const GROUPS: [(&str, &[Fault]); 6] = [
     (
         "kill",
         &[
@@ -178,6 +205,16 @@ const GROUPS: [(&str, &[Fault]); 5] = [
         ],
     ),
     ("orders", &[Fault::Switchover, Fault::PauseCluster, Fault::ConfigSet, Fault::RollingRestart]),
+    (
+        "disk",
+        &[
+            Fault::SlowDiskData,
+            Fault::SlowDiskRaft,
+            Fault::FullDiskData,
+            Fault::FullDiskRaft,
+            Fault::PowerCut,
+        ],
+    ),
     ("none", &[]),
 ];
 
@@ -246,10 +283,14 @@ mod tests {
     }
 
     #[test]
-    fn whatever_needs_networks_is_a_partition() {
+    fn whatever_needs_networks_is_a_partition_and_what_needs_disks_a_fault_of_them() {
         let partitions = GROUPS.iter().find(|(name, _)| *name == "partition").unwrap().1;
         for fault in Fault::value_variants() {
             assert_eq!(fault.needs_networks(), partitions.contains(fault), "{fault:?}");
+        }
+        let disks = GROUPS.iter().find(|(name, _)| *name == "disk").unwrap().1;
+        for fault in Fault::value_variants() {
+            assert_eq!(fault.needs_disks(), disks.contains(fault), "{fault:?}");
         }
     }
 }

@@ -7,11 +7,13 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::disks;
 use super::links::{self, Link};
 use super::orders;
 use super::plan::Target;
 use super::{Fault, Outcome, Planned, targets, victims};
 use crate::env::Env;
+use crate::env::disks::{Ill, Use};
 use crate::env::world::Change;
 use crate::harness::{Harness, Trying as _};
 use crate::random::Random;
@@ -33,6 +35,8 @@ pub enum Undo {
     Join(Vec<Link>),
     /// A task that cuts links and joins them is ended, and the links work again.
     StopFlapping(u8, Vec<Link>, Random, bool),
+    /// A disk of a node is well again.
+    Mend(String, Use, Ill),
     /// A task is told to end, and waited for.
     End(JoinHandle<Result<Outcome, Harness>>, watch::Sender<bool>),
 }
@@ -92,6 +96,9 @@ async fn on_node(
     if fault.needs_networks() {
         return cut(env, fault, &name, random);
     }
+    if fault.needs_disks() {
+        return disks::hurt(env, fault, &name, random);
+    }
     match fault {
         Fault::KillNode => {
             env.cluster.node_mut(&name).kill_everything();
@@ -121,7 +128,12 @@ fn narrowed(fault: Fault, target: &Target, random: &mut Random) -> (Target, bool
         | Fault::FreezeNode
         | Fault::IsolateNode
         | Fault::Halves
-        | Fault::OneWay => (target.clone(), false),
+        | Fault::OneWay
+        | Fault::SlowDiskData
+        | Fault::SlowDiskRaft
+        | Fault::FullDiskData
+        | Fault::FullDiskRaft
+        | Fault::PowerCut => (target.clone(), false),
         Fault::KillReceiver | Fault::PauseReceiver => match target {
             // A primary receives nothing.
             Target::Primary => (Target::Standby, false),
@@ -274,6 +286,7 @@ impl Active {
                 }
                 Ok(Outcome::Installed("joined".to_owned()))
             }
+            Undo::Mend(name, used, ill) => disks::mend(env, &name, used, ill),
             Undo::End(task, stop) => {
                 stop.send_replace(true);
                 task.await.trying(|| format!("end {}", self.fault.name()))?
