@@ -17,9 +17,10 @@
 //!
 //! A *slow* disk makes each write and each sync wait, sixteen at a time. A *full* one refuses writes that make a file
 //! longer and whatever makes a name, and says that nothing is free. Reads are never wrong and never wait for the disk,
-//! only for a free one of the sixteen.
+//! only for a free one of the sixteen, and most come from the kernel's memory.
 //!
-//! Each disk is served by a process of its own, which ends, and takes the mount with it, when its standard input does.
+//! After a power cut it is mounted anew, so that the kernel remembers nothing that is not true any more; whoever has
+//! files open has to be dead by then. Each disk is served by a process of its own, which ends, and takes the mount with it, when its standard input does.
 
 mod names;
 mod pieces;

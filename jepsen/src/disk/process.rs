@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
@@ -78,28 +79,27 @@ impl Order {
 ///
 /// # Errors
 /// If it cannot be mounted.
-pub fn serve(
-    backing: &Path,
-    mount: &Path,
-    say: &mut dyn FnMut(&str),
-) -> Result<(), Harness> {
+pub fn serve(backing: &Path, mount: &Path, say: &mut dyn FnMut(&str)) -> Result<(), Harness> {
     for dir in [backing.join("shown"), backing.join("removed"), mount.to_owned()] {
         fs::create_dir_all(&dir).trying(|| format!("make {}", dir.display()))?;
     }
     // Modes are as they are asked for: the kernel has applied the mask of whoever asked.
     rustix::process::umask(Mode::empty());
     let store = Arc::new(Store::open(backing).trying(|| format!("open {}", backing.display()))?);
-    let device = File::options().read(true).write(true).open(DEVICE);
-    let device = Arc::new(device.trying(|| format!("open {DEVICE}"))?);
-    mounted(&device, mount)?;
-    for _ in 0..THREADS {
-        let (store, device) = (Arc::clone(&store), Arc::clone(&device));
-        std::thread::spawn(move || answer(&store, &device));
-    }
+    let mut served = Served::mount(&store, mount)?;
     say("ok mounted");
     for line in std::io::stdin().lock().lines() {
         let Ok(line) = line else { break };
-        match obey(&store, &line) {
+        let done = match Order::parse(&line) {
+            Some(Order::Lose(loss)) => {
+                let (next, done) = served.lose(&store, mount, &loss)?;
+                served = next;
+                done
+            }
+            Some(order) => Ok(obey(&store, &order)),
+            None => Err(format!("{line:?} is no order")),
+        };
+        match done {
             Ok(text) => say(&format!("ok {text}")),
             Err(text) => say(&format!("error {text}")),
         }
@@ -109,12 +109,72 @@ pub fn serve(
     Ok(())
 }
 
+/// A mount that is answered.
+#[derive(Debug)]
+struct Served(Vec<JoinHandle<()>>);
+
+impl Served {
+    fn mount(store: &Arc<Store>, mount: &Path) -> Result<Self, Harness> {
+        let device = File::options().read(true).write(true).open(DEVICE);
+        let device = Arc::new(device.trying(|| format!("open {DEVICE}"))?);
+        mounted(&device, mount)?;
+        let threads = (0..THREADS).map(|_| {
+            let (store, device) = (Arc::clone(store), Arc::clone(&device));
+            std::thread::spawn(move || answer(&store, &device))
+        });
+        Ok(Self(threads.collect()))
+    }
+
+    /// Cuts the power: the mount ends, and all that the kernel remembers of it, and a new one begins.
+    fn lose(
+        self,
+        store: &Arc<Store>,
+        mount: &Path,
+        loss: &Loss,
+    ) -> Result<(Self, Result<String, String>), Harness> {
+        if let Err(why) = store.let_go() {
+            return Ok((self, Err(why)));
+        }
+        let began = Instant::now();
+        while is_mounted(mount) && began.elapsed() < END_LIMIT {
+            // Not lazily: nobody may be there any more, and what is still asked has to be done first.
+            let mut command = Command::new("umount");
+            command.arg(mount).stdin(Stdio::null()).stderr(Stdio::null());
+            command.status().trying(|| "run umount".to_owned())?;
+        }
+        if is_mounted(mount) {
+            return Ok((self, Err("somebody is there".to_owned())));
+        }
+        for thread in self.0 {
+            thread.join().map_err(|_| Harness::new("a thread of the disk panicked"))?;
+        }
+        let done = store.lose(loss);
+        Ok((Self::mount(store, mount)?, done))
+    }
+}
+
+fn obey(store: &Store, order: &Order) -> String {
+    let switches = &store.switches;
+    match order {
+        Order::Slow(sync_ms, write_ms) => {
+            switches.sync_ms.store(*sync_ms, Ordering::Relaxed);
+            switches.write_ms.store(*write_ms, Ordering::Relaxed);
+        }
+        Order::Full(on) => switches.full.store(*on, Ordering::Relaxed),
+        Order::Lying(on) => switches.lying.store(*on, Ordering::Relaxed),
+        Order::State => return store.state(),
+        Order::Lose(_) => {}
+    }
+    order.text()
+}
+
 /// Mounts a device that we answer.
 fn mounted(device: &File, mount: &Path) -> Result<(), Harness> {
     let what = || format!("mount {}", mount.display());
     let mut command = Command::new("mount");
     // The device is its standard input.
-    let options = "fd=0,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,noatime";
+    let options =
+        "fd=0,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,noatime";
     command.args(["-i", "-t", "fuse", "-o", options, "jepsen-disk"]).arg(mount);
     let output = command.stdin(device.try_clone().trying(what)?).output().trying(what)?;
     if output.status.success() {
@@ -122,22 +182,6 @@ fn mounted(device: &File, mount: &Path) -> Result<(), Harness> {
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(Harness::new(format!("could not {}: {said}", what())))
-}
-
-fn obey(store: &Store, line: &str) -> Result<String, String> {
-    let order = Order::parse(line).ok_or_else(|| format!("{line:?} is no order"))?;
-    let switches = &store.switches;
-    match order {
-        Order::Slow(sync_ms, write_ms) => {
-            switches.sync_ms.store(sync_ms, Ordering::Relaxed);
-            switches.write_ms.store(write_ms, Ordering::Relaxed);
-        }
-        Order::Full(on) => switches.full.store(on, Ordering::Relaxed),
-        Order::Lying(on) => switches.lying.store(on, Ordering::Relaxed),
-        Order::Lose(loss) => return store.lose(&loss),
-        Order::State => return Ok(store.state()),
-    }
-    Ok(order.text())
 }
 
 /// A disk that is mounted; unmounted when dropped.
@@ -193,7 +237,8 @@ impl Disk {
     }
 
     fn answer(&mut self, asked: &str) -> Result<String, Harness> {
-        let told = |why: &str| Harness::new(format!("disk {}: {asked}: {why}", self.mount.display()));
+        let told =
+            |why: &str| Harness::new(format!("disk {}: {asked}: {why}", self.mount.display()));
         let line = self.answers.recv_timeout(ANSWER_LIMIT).map_err(|e| told(&e.to_string()))?;
         match line.split_once(' ') {
             Some(("ok", text)) => Ok(text.to_owned()),

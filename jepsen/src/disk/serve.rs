@@ -99,8 +99,6 @@ fn obey(store: &Store, header: &Header, r: &mut Reader<'_>) -> Result<Writer, Er
         }
         20 => store.sync(r.u64()?, r.u32()? & 1 == 1).map(none),
         30 => store.sync(r.u64()?, false).map(none),
-        // Closing a file syncs nothing, and nothing is held back here.
-        25 => Ok(Writer::default()),
         26 => {
             r.skip(8)?;
             Ok(Writer::hello(r.u32()?, r.u32()?))
@@ -114,7 +112,8 @@ fn obey(store: &Store, header: &Header, r: &mut Reader<'_>) -> Result<Writer, Er
             }
             Ok(Writer::default())
         }
-        // What a kernel can do without, or by itself: locks, extended attributes, room set aside.
+        // What a kernel can do without, or by itself: locks, extended attributes, room set aside, and to be told of each
+        // end of a descriptor. It does not ask twice.
         _ => Err(Errno::NOSYS),
     }
 }
@@ -136,7 +135,8 @@ fn rename(
 fn list(store: &Store, r: &mut Reader<'_>) -> Result<Writer, Errno> {
     let (handle, from, len) = (r.u64()?, r.u64()?, r.u32()?);
     let open = store.handle(handle)?;
-    let (from, len) = (usize::try_from(from).unwrap_or(usize::MAX), usize::try_from(len).unwrap_or(0));
+    let (from, len) =
+        (usize::try_from(from).unwrap_or(usize::MAX), usize::try_from(len).unwrap_or(0));
     let mut to = Writer::default();
     for ((inode, kind, name), next) in open.entries.iter().zip(1..).skip(from) {
         if to.0.len() + 24 + name.len().next_multiple_of(8) > len {

@@ -288,12 +288,7 @@ impl Store {
         inner.names.rename((from, name), (to, new))
     }
 
-    pub(super) fn link(
-        &self,
-        inode: u64,
-        dir: u64,
-        name: &OsStr,
-    ) -> Result<(u64, Stat), Errno> {
+    pub(super) fn link(&self, inode: u64, dir: u64, name: &OsStr) -> Result<(u64, Stat), Errno> {
         let _powered = self.powered();
         let (place, dir) = (self.place(inode)?, self.place(dir)?);
         linkat(CWD, opened(&place), &*dir, name, AtFlags::SYMLINK_FOLLOW)?;
@@ -304,7 +299,8 @@ impl Store {
     pub(super) fn open_file(&self, inode: u64, flags: i32) -> Result<u64, Errno> {
         let place = self.place(inode)?;
         let flags = OFlags::from_bits_retain(flags.cast_unsigned());
-        let access = if (flags & OFlags::ACCMODE).is_empty() { OFlags::RDONLY } else { OFlags::RDWR };
+        let access =
+            if (flags & OFlags::ACCMODE).is_empty() { OFlags::RDONLY } else { OFlags::RDWR };
         let file = reopen(&place, access)?;
         let sync = flags.intersects(OFlags::SYNC | OFlags::DSYNC);
         Ok(self.keep(Open { file, inode, sync, entries: Vec::new() }))
@@ -315,7 +311,8 @@ impl Store {
         let file = openat(&*self.place(inode)?, ".", flags, Mode::empty())?;
         let entries = Dir::read_from(&file)?.map(|entry| {
             let entry = entry?;
-            let name = std::os::unix::ffi::OsStringExt::from_vec(entry.file_name().to_bytes().to_vec());
+            let name =
+                std::os::unix::ffi::OsStringExt::from_vec(entry.file_name().to_bytes().to_vec());
             Ok((entry.ino(), entry.file_type(), name))
         });
         let entries = entries.collect::<Result<_, Errno>>()?;
@@ -383,8 +380,8 @@ impl Store {
         Ok(())
     }
 
-    /// Loses what was not synced, as a power cut does. Every process that had files open must be dead.
-    pub(super) fn lose(&self, loss: &Loss) -> Result<String, String> {
+    /// Waits until nothing is open any more.
+    pub(super) fn let_go(&self) -> Result<(), String> {
         let began = Instant::now();
         while !self.inner().open.is_empty() {
             if began.elapsed() > LET_GO {
@@ -392,8 +389,14 @@ impl Store {
             }
             std::thread::sleep(TICK);
         }
+        Ok(())
+    }
+
+    /// Loses what was not synced, as a power cut does. It must not be mounted.
+    pub(super) fn lose(&self, loss: &Loss) -> Result<String, String> {
         let _dark = self.power.write().unwrap_or_else(PoisonError::into_inner);
         let mut inner = self.inner();
+        inner.nodes.retain(|inode, _| *inode == ROOT);
         let seed = if let Loss::Some(seed) = loss { *seed } else { 0 };
         let mut random = Random::new(seed, 0xD15C);
         let mut files: Vec<(u64, Unsynced)> = inner.unsynced.drain().collect();

@@ -21,6 +21,12 @@ const MINOR: u32 = 31;
 /// Reads may be asked for beside each other; writes may be large, and as large as `PAGES_MAX` says.
 const FLAGS: u32 = 1 | 1 << 5 | 1 << 22;
 
+/// How long the kernel may remember names and attributes, in seconds. Only the kernel changes anything as long as it
+/// is mounted.
+const REMEMBERED_S: u64 = 3600;
+/// Pages of a file that the kernel has stay when it is opened once more.
+const KEEP_CACHE: u32 = 1 << 1;
+
 /// What the kernel wants; the numbers are the protocol's.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
@@ -118,19 +124,20 @@ impl Writer {
         owned.u32(stat.st_gid).u32(short(stat.st_rdev)).u32(4096).u32(0)
     }
 
-    /// A file by its name. The kernel may remember nothing of it: after a power cut that would not be true.
+    /// A file by its name.
     pub(super) fn entry((inode, stat): (u64, &Stat)) -> Self {
-        Self::default().u64(inode).zeros(32).attributes(inode, stat)
+        let known = Self::default().u64(inode).zeros(8).u64(REMEMBERED_S).u64(REMEMBERED_S);
+        known.zeros(8).attributes(inode, stat)
     }
 
-    /// A file, not to be remembered either.
+    /// A file.
     pub(super) fn stat((inode, stat): (u64, &Stat)) -> Self {
-        Self::default().zeros(16).attributes(inode, stat)
+        Self::default().u64(REMEMBERED_S).zeros(8).attributes(inode, stat)
     }
 
-    /// A handle. Pages of the file that the kernel has are forgotten with that.
+    /// A handle.
     pub(super) fn opened(self, handle: u64) -> Self {
-        self.u64(handle).zeros(8)
+        self.u64(handle).u32(KEEP_CACHE).u32(0)
     }
 
     pub(super) fn statvfs(found: &StatVfs) -> Self {

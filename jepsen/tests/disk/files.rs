@@ -108,8 +108,7 @@ fn by_seed_some_of_the_last_names_are_lost_and_no_earlier_one() {
             fs::write(disk.path(&format!("{seed}-{n}")), "").unwrap();
         }
         disk.lose(Loss::Some(seed));
-        let there: Vec<bool> =
-            (0..6).map(|n| disk.path(&format!("{seed}-{n}")).exists()).collect();
+        let there: Vec<bool> = (0..6).map(|n| disk.path(&format!("{seed}-{n}")).exists()).collect();
         assert!(there.is_sorted_by(|a, b| a >= b), "{there:?}");
         seen.insert(there.iter().filter(|there| **there).count());
     }
