@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ha_tests::within;
+use ha_tests::{status, within};
 use tokio::sync::watch::channel;
 
 use crate::env::world::World;
@@ -33,6 +33,8 @@ const LEASES: &str = "leases.jsonl";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the cluster may take until it is healthy, once nothing is broken any more.
 const HEAL_LIMIT: Duration = Duration::from_secs(120);
+/// How long a cluster may take to begin on disks of its own: each of the many small writes is a question to a process.
+const ON_DISKS_LIMIT: Duration = Duration::from_secs(240);
 /// How long clients go on after that.
 const AFTER: Duration = Duration::from_secs(3);
 /// How long the last reads may take.
@@ -196,9 +198,15 @@ pub async fn run(
 
 /// Starts the cluster and makes what clients need.
 async fn prepare(env: &mut Env, durability: Durability) -> Result<Access, Harness> {
-    let (primary, _) = env.cluster.bootstrap().await;
+    let primary = if env.disks.is_some() {
+        env.cluster.start_agents();
+        let status = env.cluster.streaming(ON_DISKS_LIMIT).await;
+        status::holder(&status).to_owned()
+    } else {
+        env.cluster.bootstrap().await.0
+    };
     if durability == Durability::Quorum {
-        env.cluster.quorum_in_force(1, within(30)).await;
+        env.cluster.quorum_in_force(1, within(60)).await;
     }
     let session = env.cluster.node(&primary).session().await.trying(|| "open a session".to_owned());
     schema::create(&session?).await.trying(|| "make the tables".to_owned())?;

@@ -181,14 +181,6 @@ impl Store {
         if self.is_full() { Err(Errno::NOSPC) } else { Ok(()) }
     }
 
-    /// Waits as long as the disk is slow.
-    fn wait(&self, millis: &AtomicU64) {
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_millis(millis.load(Ordering::Relaxed)) {
-            std::thread::sleep(TICK);
-        }
-    }
-
     pub(super) fn readlink(&self, inode: u64) -> Result<Vec<u8>, Errno> {
         Ok(rustix::fs::readlinkat(&*self.place(inode)?, "", Vec::new())?.into_bytes())
     }
@@ -234,15 +226,10 @@ impl Store {
             }
             Made::Symlink(target) => symlinkat(target, &*dir, name)?,
         }
-        self.give(&dir, name, maker)?;
+        give(&dir, name, maker)?;
         let (inode, stat) = self.meet(&dir, name)?;
         self.inner().names.add(inode, dir, name, matches!(made, Made::Directory));
         Ok((inode, stat))
-    }
-
-    fn give(&self, dir: &OwnedFd, name: &OsStr, maker: Maker) -> Result<(), Errno> {
-        let (uid, gid) = (Uid::from_raw(maker.uid), Gid::from_raw(maker.gid));
-        chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
     }
 
     pub(super) fn create(
@@ -258,7 +245,7 @@ impl Store {
             let dir = self.place(dir)?;
             let wanted = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
             let file = openat(&*dir, name, wanted, Mode::from_raw_mode(maker.mode))?;
-            self.give(&dir, name, maker)?;
+            give(&dir, name, maker)?;
             let inode = self.number(&fstat(&file)?);
             self.inner().names.add(inode, dir, name, false);
         }
@@ -343,7 +330,7 @@ impl Store {
     pub(super) fn write(&self, handle: u64, from: u64, data: &[u8]) -> Result<(), Errno> {
         let _powered = self.powered();
         let open = self.handle(handle)?;
-        self.wait(&self.switches.write_ms);
+        wait(&self.switches.write_ms);
         let end = from + data.len() as u64;
         {
             let mut inner = self.inner();
@@ -365,7 +352,7 @@ impl Store {
     }
 
     fn synced(&self, inode: u64, data_only: bool) -> Result<(), Errno> {
-        self.wait(&self.switches.sync_ms);
+        wait(&self.switches.sync_ms);
         if self.switches.lying.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -448,4 +435,18 @@ fn opened(place: &OwnedFd) -> String {
 
 fn reopen(place: &OwnedFd, access: OFlags) -> Result<OwnedFd, Errno> {
     openat(CWD, opened(place), access | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Waits as long as the disk is slow.
+fn wait(millis: &AtomicU64) {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(millis.load(Ordering::Relaxed)) {
+        std::thread::sleep(TICK);
+    }
+}
+
+/// Gives what was made to whoever asked for it.
+fn give(dir: &OwnedFd, name: &OsStr, maker: Maker) -> Result<(), Errno> {
+    let (uid, gid) = (Uid::from_raw(maker.uid), Gid::from_raw(maker.gid));
+    chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }

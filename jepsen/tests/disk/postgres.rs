@@ -71,7 +71,7 @@ impl<'a> Server<'a> {
         let began = Instant::now();
         while let Err(error) = self.sql("select 1") {
             let log = fs::read_to_string(self.sockets.path().join("log")).unwrap();
-            assert!(began.elapsed() < Duration::from_secs(30), "{error}\n{log}");
+            assert!(began.elapsed() < Duration::from_secs(120), "{error}\n{log}");
             std::thread::sleep(Duration::from_millis(20));
         }
         child
