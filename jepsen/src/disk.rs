@@ -20,7 +20,8 @@
 //! only for a free one of the sixteen, and most come from the kernel's memory.
 //!
 //! After a power cut it is mounted anew, so that the kernel remembers nothing that is not true any more; whoever has
-//! files open has to be dead by then. Each disk is served by a process of its own, which ends, and takes the mount with it, when its standard input does.
+//! files open has to be dead by then. Each disk is served by a process of its own, which ends, and takes the mount with
+//! it, when its standard input does.
 
 mod names;
 mod pieces;
