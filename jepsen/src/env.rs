@@ -2,6 +2,7 @@
 
 pub mod busy;
 pub mod clocks;
+pub mod disks;
 pub mod owner;
 pub mod queue;
 pub mod world;
@@ -15,6 +16,7 @@ use ha_tests::{Cluster, Node};
 use crate::harness::{Harness, Trying as _};
 use busy::Busy;
 use clocks::Clocks;
+use disks::Disks;
 use world::World;
 
 /// How much memory must be free for a cluster to live there.
@@ -66,6 +68,8 @@ impl Durability {
 pub struct Env {
     /// The nodes; first, so that they end before their network does.
     pub cluster: Cluster,
+    /// The disks, if each node has its own.
+    pub disks: Option<Disks>,
     /// The networks, if each node has its own.
     pub world: Option<World>,
     /// The nodes' wall clocks, or why they cannot be put off; none if no fault wants to.
@@ -108,7 +112,18 @@ impl Env {
         owner::mark(&cluster.base)?;
         // A client that is served gets its own session, and so do those who look.
         cluster.set_on_data_nodes("postgres.parameters.max_connections", "\"60\"");
-        Ok(Self { cluster, world, clocks: None, busy: Busy::default() })
+        Ok(Self { cluster, disks: None, world, clocks: None, busy: Busy::default() })
+    }
+
+    /// Gives each node disks of its own, if this machine can; to be called before the cluster is started.
+    ///
+    /// # Errors
+    /// If a disk cannot be mounted.
+    pub fn mount_disks(&mut self) -> Result<(), Harness> {
+        if disks::missing().is_none() {
+            self.disks = Some(Disks::mount(&mut self.cluster)?);
+        }
+        Ok(())
     }
 
     /// Returns the databases.
@@ -141,6 +156,16 @@ impl Env {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Env {
+    fn drop(&mut self) {
+        // Between the end of the processes that use them and the removal of the directories that they lie in.
+        if self.disks.is_some() {
+            self.cluster.kill_all();
+            self.disks = None;
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::must_use_candidate, reason = "what is asked for is used, or the question does")]
 
 pub mod checker;
+pub mod disk;
 pub mod env;
 pub mod harness;
 pub mod history;

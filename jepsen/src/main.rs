@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use jepsen::disk;
 use jepsen::env::world::{self, World};
 use jepsen::env::{Durability, Kind};
 use jepsen::harness::{Harness, Trying as _};
@@ -50,6 +51,18 @@ enum Command {
         /// Directory of the run
         dir: PathBuf,
     },
+    /// Serve a disk that can be slow, full, or lose power; runs start these themselves
+    ///
+    /// Orders come on standard input, each answered by `ok` or `error`: `slow SYNC_MS WRITE_MS`, `full on|off`,
+    /// `lying on|off`, `lose all`, `lose SEED`, `state`. It ends at the end of standard input.
+    Disk {
+        /// Directory in which the contents lie; made if it is not there
+        #[arg(long)]
+        backing: PathBuf,
+        /// Directory on which they are shown
+        #[arg(long)]
+        mount: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -62,7 +75,7 @@ struct Run {
     workload: Workload,
     /// Faults to draw from: names and groups, separated by commas
     ///
-    /// Groups: kill, pause, partition, network, clock, orders, all, none.
+    /// Groups: kill, pause, partition, network, clock, orders, disk, all, none.
     #[arg(long, default_value = "none")]
     nemesis: String,
     /// Faults and their times, instead of drawing them: FAULT[@TARGET]:SECOND+SECONDS, separated by commas
@@ -91,6 +104,11 @@ struct Run {
     /// The witness keeps no WAL: it only votes
     #[arg(long)]
     bare_witness: bool,
+    /// Disks under databases, and under the witness's WAL, say that they synced and do not, once the tables are made
+    ///
+    /// After power cuts acknowledged writes may be lost then: a run that must not be valid.
+    #[arg(long)]
+    lying_disks: bool,
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +155,7 @@ fn main() -> ExitCode {
         }
         Command::Table { stores } => table(&stores),
         Command::Analyze { dir } => analyze(&dir),
+        Command::Disk { backing, mount } => disk::serve(&backing, &mount, &mut say).map(|()| 0),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -169,6 +188,7 @@ fn make(arguments: Run) -> Result<u8, Harness> {
         level,
         durability,
         bare_witness: arguments.bare_witness,
+        lying_disks: arguments.lying_disks,
     };
     options.plan()?;
     let dir = options.directory()?;

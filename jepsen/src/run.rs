@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ha_tests::within;
+use ha_tests::{status, within};
 use tokio::sync::watch::channel;
 
 use crate::env::clocks;
@@ -34,6 +34,8 @@ const LEASES: &str = "leases.jsonl";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the cluster may take until it is healthy, once nothing is broken any more.
 const HEAL_LIMIT: Duration = Duration::from_secs(120);
+/// How long a cluster may take to begin on disks of its own: each of the many small writes is a question to a process.
+const ON_DISKS_LIMIT: Duration = Duration::from_secs(240);
 /// How long clients go on after that.
 const AFTER: Duration = Duration::from_secs(3);
 /// How long standbys may take in the end to have what the primary has.
@@ -66,6 +68,8 @@ pub struct Options {
     pub durability: Durability,
     /// Whether the witness keeps no WAL.
     pub bare_witness: bool,
+    /// Whether disks for data say that they synced, and do not, from the first client on.
+    pub lying_disks: bool,
 }
 
 /// Whether somebody wants the run to end early.
@@ -145,7 +149,14 @@ pub async fn run(
     if plan.any(Fault::puts_off_clocks) {
         env.clocks = Some(clocks::prepare(&mut env)?);
     }
+    if options.lying_disks || plan.any(Fault::needs_disks) {
+        env.mount_disks()?;
+    }
     let access = prepare(&mut env, options).await?;
+    if options.lying_disks {
+        let disks = env.disks.as_mut().ok_or_else(|| Harness::new("there are no disks to lie"))?;
+        disks.lie()?;
+    }
     let guards = watch::Guards::of(&env);
     let confirm = plan.any(Fault::allows_stale_reads);
     let clients = Arc::new(Clients {
@@ -194,10 +205,16 @@ pub async fn run(
 
 /// Starts the cluster and makes what clients need.
 async fn prepare(env: &mut Env, options: &Options) -> Result<Access, Harness> {
-    let (primary, _) = env.cluster.bootstrap().await;
+    let primary = if env.disks.is_some() {
+        env.cluster.start_agents();
+        let status = env.cluster.streaming(ON_DISKS_LIMIT).await;
+        status::holder(&status).to_owned()
+    } else {
+        env.cluster.bootstrap().await.0
+    };
     // Where the witness keeps no WAL, the standby alone is in the quorum.
     if options.durability == Durability::Quorum && !options.bare_witness {
-        env.cluster.quorum_in_force(1, within(30)).await;
+        env.cluster.quorum_in_force(1, within(60)).await;
     }
     let session = env.cluster.node(&primary).session().await.trying(|| "open a session".to_owned());
     schema::create(&session?).await.trying(|| "make the tables".to_owned())?;

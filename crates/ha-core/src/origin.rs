@@ -46,26 +46,22 @@ mod tests {
 
     #[test]
     fn where_the_timeline_before_came_from_stays_known_until_the_new_one_is_on_disk() {
-        let mut noted = None;
-        let mut note = |epoch, to, from| {
-            let next = Origin::after(noted, Epoch(epoch), TimelineId(to), TimelineId(from));
-            noted = Some(next);
-            move |timeline| next.of(TimelineId(timeline)).map(|epoch| epoch.0)
+        let after = |last, epoch, to, from| {
+            Some(Origin::after(last, Epoch(epoch), TimelineId(to), TimelineId(from)))
         };
-        let of = note(2, 2, 1);
-        assert_eq!((of(1), of(2)), (None, Some(2)));
+        let of =
+            |noted: Option<Origin>, timeline| noted?.of(TimelineId(timeline)).map(|epoch| epoch.0);
+        let first = after(None, 2, 2, 1);
+        assert_eq!((of(first, 1), of(first, 2)), (None, Some(2)));
         // A primary on timeline 3, of which nothing has arrived; then one on timeline 4.
-        note(4, 3, 2);
-        let of = note(5, 4, 2);
-        assert_eq!((of(2), of(3), of(4)), (Some(2), None, Some(5)));
+        let noted = after(after(first, 4, 3, 2), 5, 4, 2);
+        assert_eq!((of(noted, 2), of(noted, 3), of(noted, 4)), (Some(2), None, Some(5)));
         // All of it has arrived.
-        let of = note(5, 4, 4);
-        assert_eq!((of(2), of(4)), (None, Some(5)));
+        let noted = after(noted, 5, 4, 4);
+        assert_eq!((of(noted, 2), of(noted, 4)), (None, Some(5)));
         // A promotion that is tried again, also under another epoch.
-        note(6, 5, 4);
-        note(6, 5, 4);
-        let of = note(7, 5, 4);
-        assert_eq!((of(4), of(5)), (Some(5), Some(7)));
+        let noted = after(after(after(noted, 6, 5, 4), 6, 5, 4), 7, 5, 4);
+        assert_eq!((of(noted, 4), of(noted, 5)), (Some(5), Some(7)));
         let last = noted.expect("just noted");
         assert_eq!(last.followed(Epoch(7)), Some(Epoch(5)));
         assert_eq!(last.followed(Epoch(6)), None, "another promotion is noted");

@@ -6,6 +6,7 @@ use std::path::Path;
 use ha_tests::processes;
 use rustix::process::Signal;
 
+use crate::disk::unmount_below;
 use crate::harness::{Harness, Trying as _};
 
 /// In the directory of each run.
@@ -91,6 +92,7 @@ fn remove(base: &Path) -> Result<(), Harness> {
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
+    unmount_below(base);
     let name = base.file_name().unwrap_or_default().to_string_lossy().replace("hat-", "hap-");
     let permits = Path::new("/dev/shm").join(name);
     if permits.is_dir() {

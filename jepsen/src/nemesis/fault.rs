@@ -77,6 +77,16 @@ pub enum Fault {
     ClockStrobe,
     /// `pg_cancel_backend` on every commit that waits for its quorum.
     CancelWaits,
+    /// Each write and each sync of a node's database, or of a witness's WAL, takes long.
+    SlowDiskData,
+    /// Each write and each sync of an agent's own files takes long.
+    SlowDiskRaft,
+    /// There is no room for a node's database, or for a witness's WAL.
+    FullDiskData,
+    /// There is no room for an agent's own files.
+    FullDiskRaft,
+    /// SIGKILL to every process of a node at once, and what it did not sync is lost; its agent is started at the end.
+    PowerCut,
 }
 
 impl Fault {
@@ -109,6 +119,18 @@ impl Fault {
     /// Returns whether a wall clock is put off.
     pub const fn puts_off_clocks(self) -> bool {
         matches!(self, Self::ClockStep | Self::ClockSkew | Self::ClockStrobe)
+    }
+
+    /// Returns whether each node must have disks of its own.
+    pub const fn needs_disks(self) -> bool {
+        matches!(
+            self,
+            Self::SlowDiskData
+                | Self::SlowDiskRaft
+                | Self::FullDiskData
+                | Self::FullDiskRaft
+                | Self::PowerCut
+        )
     }
 
     /// Returns whether a server that nobody could end may answer reads for a moment although another node has
@@ -149,7 +171,12 @@ impl Fault {
     /// machine of two cores that does other things too.
     pub const fn recovery(self) -> Duration {
         match self {
-            Self::KillNode | Self::FreezeNode | Self::RollingRestart => Duration::from_secs(30),
+            Self::KillNode
+            | Self::FreezeNode
+            | Self::RollingRestart
+            | Self::PowerCut
+            | Self::FullDiskData
+            | Self::FullDiskRaft => Duration::from_secs(30),
             Self::PauseCluster | Self::PauseGuard => Duration::from_secs(20),
             _ => Duration::from_secs(15),
         }
@@ -157,7 +184,7 @@ impl Fault {
 }
 
 /// Names for several faults at once.
-const GROUPS: [(&str, &[Fault]); 7] = [
+const GROUPS: [(&str, &[Fault]); 8] = [
     (
         "kill",
         &[
@@ -201,6 +228,16 @@ const GROUPS: [(&str, &[Fault]); 7] = [
     ("network", &[Fault::Delay, Fault::SlowLink]),
     ("clock", &[Fault::ClockStep, Fault::ClockSkew, Fault::ClockStrobe]),
     ("orders", &[Fault::Switchover, Fault::PauseCluster, Fault::ConfigSet, Fault::RollingRestart]),
+    (
+        "disk",
+        &[
+            Fault::SlowDiskData,
+            Fault::SlowDiskRaft,
+            Fault::FullDiskData,
+            Fault::FullDiskRaft,
+            Fault::PowerCut,
+        ],
+    ),
     ("none", &[]),
 ];
 
@@ -269,11 +306,16 @@ mod tests {
     }
 
     #[test]
-    fn whatever_needs_networks_is_a_partition_or_a_slow_line() {
+    fn whatever_needs_networks_is_a_partition_or_a_slow_line_and_what_needs_disks_a_fault_of_them()
+    {
         let of = |group| GROUPS.iter().find(|(name, _)| *name == group).unwrap().1;
         let partitions = [of("partition"), of("network")].concat();
         for fault in Fault::value_variants() {
             assert_eq!(fault.needs_networks(), partitions.contains(fault), "{fault:?}");
+        }
+        let disks = GROUPS.iter().find(|(name, _)| *name == "disk").unwrap().1;
+        for fault in Fault::value_variants() {
+            assert_eq!(fault.needs_disks(), disks.contains(fault), "{fault:?}");
         }
     }
 }

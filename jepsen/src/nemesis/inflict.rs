@@ -7,12 +7,14 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::disks;
 use super::links::{self, Link};
 use super::orders;
 use super::plan::Target;
 use super::slow::Slow;
 use super::{Fault, Outcome, Planned, clocks, targets, victims};
 use crate::env::Env;
+use crate::env::disks::{Ill, Use};
 use crate::env::world::Change;
 use crate::harness::{Harness, Trying as _};
 use crate::random::Random;
@@ -36,6 +38,8 @@ pub enum Undo {
     StopFlapping(u8, Vec<Link>, Random, bool),
     /// A line is fast again.
     Hasten(Slow),
+    /// A disk of a node is well again.
+    Mend(String, Use, Ill),
     /// A task is told to end, and waited for.
     End(JoinHandle<Result<Outcome, Harness>>, watch::Sender<bool>),
 }
@@ -102,6 +106,9 @@ async fn on_node(
     if fault.needs_networks() {
         return cut(env, fault, &name, random);
     }
+    if fault.needs_disks() {
+        return disks::hurt(env, fault, &name, random);
+    }
     match fault {
         Fault::KillNode => {
             env.cluster.node_mut(&name).kill_everything();
@@ -136,7 +143,12 @@ fn narrowed(fault: Fault, target: &Target, random: &mut Random) -> (Target, bool
         | Fault::SlowLink
         | Fault::ClockStep
         | Fault::ClockSkew
-        | Fault::ClockStrobe => (target.clone(), false),
+        | Fault::ClockStrobe
+        | Fault::SlowDiskData
+        | Fault::SlowDiskRaft
+        | Fault::FullDiskData
+        | Fault::FullDiskRaft
+        | Fault::PowerCut => (target.clone(), false),
         Fault::KillReceiver | Fault::PauseReceiver => match target {
             // A primary receives nothing.
             Target::Primary => (Target::Standby, false),
@@ -333,6 +345,7 @@ impl Active {
                 Ok(Outcome::Installed("joined".to_owned()))
             }
             Undo::Hasten(slow) => Ok(Outcome::Installed(slow.end(env.world.as_ref()).await?)),
+            Undo::Mend(name, used, ill) => disks::mend(env, &name, used, ill),
             Undo::End(task, stop) => {
                 stop.send_replace(true);
                 task.await.trying(|| format!("end {}", self.fault.name()))?

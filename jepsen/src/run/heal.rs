@@ -46,6 +46,9 @@ async fn put_right(
     if let Some(world) = &env.world {
         world.heal()?;
     }
+    if let Some(disks) = &mut env.disks {
+        disks.mend_all()?;
+    }
     for process in env.cluster.processes() {
         if processes::state(process.pid) == Some('T') {
             processes::send(process.pid, Signal::CONT);

@@ -10,7 +10,10 @@ use serde_json::json;
 use super::Options;
 use super::torment::{Happened, Story};
 use crate::harness::{Harness, Trying as _};
-use crate::nemesis::{Outcome, Plan};
+use crate::nemesis::{Fault, Outcome, Plan};
+
+/// For so long after its disk was full an agent may still end of it.
+const FULL_EXCUSES: Duration = Duration::from_secs(5);
 
 /// A word on a run, or on one aspect of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,7 +109,7 @@ pub fn judge(facts: &Facts, acks: &[Duration], dir: &Path) -> Result<Vec<Check>,
         level(facts),
         alone(&facts.story.happened, acks),
         agents(facts.story),
-        panics(dir)?,
+        panics(dir, &facts.story.happened)?,
         acknowledged(acks),
     ])
 }
@@ -207,25 +210,40 @@ fn alone(happened: &[Happened], acks: &[Duration]) -> Check {
     Check::new("after-faults", Word::Invalid, text)
 }
 
+/// An agent may end by itself only where its own disk is full.
 fn agents(story: &Story) -> Check {
-    if story.ended.is_empty() {
-        return Check::new("agents", Word::Valid, "none ended by itself");
+    let excused = |node: &str, at: Duration| {
+        story.happened.iter().any(|h| {
+            h.fault == Fault::FullDiskRaft
+                && h.node.as_deref() == Some(node)
+                && (h.from..=h.to + FULL_EXCUSES).contains(&at)
+        })
+    };
+    let (excused, ended): (Vec<_>, Vec<_>) =
+        story.ended.iter().partition(|(node, at)| excused(node, *at));
+    if ended.is_empty() {
+        let text = match excused.len() {
+            0 => "none ended by itself".to_owned(),
+            times => format!("{times} ends, all where an agent's disk was full"),
+        };
+        return Check::new("agents", Word::Valid, text);
     }
-    let ended: Vec<String> = story
-        .ended
-        .iter()
-        .map(|(node, at)| format!("{node} at {:.1} s", at.as_secs_f64()))
-        .collect();
+    let ended: Vec<String> =
+        ended.iter().map(|(node, at)| format!("{node} at {:.1} s", at.as_secs_f64())).collect();
     Check::new("agents", Word::Invalid, format!("ended by themselves: {}", ended.join(", ")))
 }
 
-fn panics(dir: &Path) -> Result<Check, Harness> {
+/// PostgreSQL panics by design where it has no room for WAL; that is excused if a disk was full.
+fn panics(dir: &Path, happened: &[Happened]) -> Result<Check, Harness> {
+    let full = happened.iter().any(|h| h.fault == Fault::FullDiskData);
+    let excused = |line: &str| full && line.contains("PANIC:") && line.contains("No space left");
     let logs_dir = dir.join("logs");
     let mut found = Vec::new();
     let entries = std::fs::read_dir(&logs_dir).trying(|| "read the logs".to_owned())?;
     for path in entries.flatten().map(|entry| entry.path()) {
         let text = logs::read(&path);
         let panics = text.lines().filter(|l| l.contains("panicked at") || l.contains("PANIC:"));
+        let panics = panics.filter(|line| !excused(line));
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         found.extend(panics.map(|line| format!("{name}: {line}")));
     }
@@ -248,7 +266,6 @@ fn acknowledged(acks: &[Duration]) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nemesis::Fault;
 
     fn happened(fault: Fault, from: u64, to: u64) -> Happened {
         let outcome = Outcome::Installed(String::new());
@@ -280,6 +297,35 @@ mod tests {
     fn a_fault_after_which_nobody_looked_long_enough_is_not_judged() {
         let fault = [happened(Fault::KillAgent, 5, 10)];
         assert!(alone(&fault, &acks(&[4])).detail.starts_with("0 faults judged"));
+    }
+
+    #[test]
+    fn an_agent_may_end_by_itself_only_where_its_own_disk_is_full() {
+        let full = Happened { node: Some("n1".to_owned()), ..happened(Fault::FullDiskRaft, 5, 10) };
+        let other = Happened { fault: Fault::FullDiskData, ..full.clone() };
+        let ended = |node: &str, at: u64, fault: &Happened| {
+            let ended = vec![(node.to_owned(), Duration::from_secs(at))];
+            agents(&Story { happened: vec![fault.clone()], ended }).word
+        };
+        assert_eq!(ended("n1", 7, &full), Word::Valid);
+        assert_eq!(ended("n2", 7, &full), Word::Invalid);
+        assert_eq!(ended("n1", 4, &full), Word::Invalid);
+        assert_eq!(ended("n1", 16, &full), Word::Invalid);
+        assert_eq!(ended("n1", 7, &other), Word::Invalid);
+    }
+
+    #[test]
+    fn a_server_may_panic_for_want_of_room_only_if_a_disk_was_full() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("logs")).unwrap();
+        let line = "PANIC:  could not write to file: No space left on device";
+        let word = |line: &str, fault| {
+            std::fs::write(dir.path().join("logs/n1-log"), line).unwrap();
+            panics(dir.path(), &[happened(fault, 1, 2)]).unwrap().word
+        };
+        assert_eq!(word(line, Fault::FullDiskData), Word::Valid);
+        assert_eq!(word(line, Fault::SlowDiskData), Word::Invalid);
+        assert_eq!(word("PANIC:  anything else", Fault::FullDiskData), Word::Invalid);
     }
 
     #[test]

@@ -88,8 +88,8 @@ const QUICK: [Kinds; 5] = [
     ),
 ];
 
-/// Twenty-nine runs of five minutes.
-const FULL: [Kinds; 29] = [
+/// Thirty-two runs of five minutes.
+const FULL: [Kinds; 32] = [
     (Netns, Append, Serializable, "kill"),
     (Netns, Append, Serializable, "partition"),
     (Netns, Append, Serializable, "pause"),
@@ -108,6 +108,9 @@ const FULL: [Kinds; 29] = [
     (Netns, Set, ReadCommitted, "all"),
     (Netns, Set, ReadCommitted, "cancel-waits,pause-receiver,postgres-only,kill-node"),
     (Netns, Set, ReadCommitted, "loss,flapping,kill-agent"),
+    (Netns, Append, Serializable, "disk"),
+    (Netns, Set, ReadCommitted, "disk"),
+    (Netns, Set, ReadCommitted, "power-cut,kill,partition"),
     (Netns, Bank, Serializable, "kill,partition"),
     (Netns, Bank, RepeatableRead, "all-but-cancel"),
     (Netns, Bank, ReadCommitted, "partition,orders,kill-node"),
