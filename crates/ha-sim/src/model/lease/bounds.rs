@@ -137,7 +137,7 @@ pub const NAMES: [(Mistake, &str, &str, Bounds); 17] = {
             M::CountsFromGrantsOnly,
             "p",
             "counts-from-grants-only",
-            Bounds { releases: true, recovers: true, ..EARLY },
+            Bounds { ticks: 0, entries: 3, releases: true, recovers: true, ..TWO },
         ),
     ]
 };
@@ -152,16 +152,21 @@ pub const CLEAN: [Named; 5] = {
         ("empty", Bounds { ticks: 2, terms: 1, empty: true, ..B }),
         (
             "recovers",
-            Bounds { ticks: 2, terms: 1, crashes: 1, releases: true, recovers: true, ..B },
+            Bounds { ticks: 1, terms: 1, crashes: 1, releases: true, recovers: true, ..B },
         ),
     ]
 };
 
 /// Larger ones, for the program alone.
-pub const LARGE: [Named; 10] = {
+pub const LARGE: [Named; 12] = {
     const B: Bounds = Bounds::BASE;
     const R: Bounds = Bounds { releases: true, ..B };
     [
+        ("releases, few ticks", Bounds { ticks: 2, entries: 4, ..R }),
+        (
+            "recovers, one term",
+            Bounds { ticks: 2, entries: 4, terms: 1, crashes: 1, recovers: true, ..R },
+        ),
         ("three terms", Bounds { terms: 3, entries: 6, ..B }),
         ("releases, either leader", Bounds { leaders: &[2, 0], ..R }),
         ("reboot", Bounds { reboots: 1, ..R }),
