@@ -1,6 +1,5 @@
 //! Wall clocks that jump, run at another rate, or do not know what time it is.
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
