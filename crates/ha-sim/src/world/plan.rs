@@ -287,7 +287,7 @@ mod tests {
         let (data, witness) = ((NodeKind::Data, true), (NodeKind::Witness, true));
         assert_eq!(plan.kinds, [data, witness, data]);
         assert_eq!(plan.durability, Durability::Async);
-        for unreadable in ["nodes data witness", "nodes data data arbiter", "mode eventually"] {
+        for unreadable in ["nodes data witness", "nodes data data judge", "mode eventually"] {
             let error = Plan::of_script(unreadable).expect_err("no such cluster");
             assert!(error.to_string().contains(unreadable), "{error}");
         }
