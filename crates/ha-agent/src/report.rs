@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ha_core::candidate::{Database as CoreDatabase, Report};
+use ha_core::candidate::{Database as CoreDatabase, Directory, Report};
 use ha_core::clock::millis;
 use ha_core::decide::Rule;
 use ha_core::permit::Order;
@@ -221,8 +221,11 @@ pub fn to_core(reply: &ReportReply) -> Report {
         database: reply.postgres.as_ref().map(|postgres| CoreDatabase {
             system_identifier: (postgres.data_dir == "present")
                 .then_some(postgres.system_identifier),
-            looked: !postgres.data_dir.is_empty(),
-            empty: postgres.data_dir == "empty",
+            directory: match postgres.data_dir.as_str() {
+                "" => Directory::Unseen,
+                "empty" => Directory::Empty,
+                _ => Directory::Other,
+            },
             standby: postgres.answering && postgres.in_recovery,
             flushed: postgres.flushed.unwrap_or_default().into(),
             upstream_end: Lsn(postgres.upstream_end),

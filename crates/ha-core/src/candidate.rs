@@ -47,15 +47,24 @@ pub struct Tip {
     pub oldest: Lsn,
 }
 
+/// What a node's data directory was seen to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Directory {
+    /// Nobody has looked since the agent began.
+    Unseen,
+    /// It exists, can be read, and is empty.
+    Empty,
+    /// Anything else: a database, whole or not, or nothing that can be used.
+    Other,
+}
+
 /// What a data node reported of its database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Database {
     /// Identity of what is on disk; `None` if there is nothing, or it cannot be read.
     pub system_identifier: Option<u64>,
-    /// Whether the node has looked at its data directory since its agent began.
-    pub looked: bool,
-    /// Whether the directory exists, can be read, and is empty.
-    pub empty: bool,
+    /// What its data directory was seen to be.
+    pub directory: Directory,
     /// Whether the server answered a probe just now, as a standby.
     pub standby: bool,
     /// Timeline and end of the WAL that is safe on its disk.
@@ -484,7 +493,7 @@ pub enum BootstrapChoice {
 pub fn choose_bootstrap(state: &State, reports: &BTreeMap<NodeId, Report>) -> BootstrapChoice {
     let database = |node: &NodeId| reports.get(node).and_then(|r| r.database.as_ref());
     let silent: Vec<NodeId> = data_nodes(state)
-        .filter(|node| !database(node).is_some_and(|d| d.looked))
+        .filter(|node| !database(node).is_some_and(|d| d.directory != Directory::Unseen))
         .cloned()
         .collect();
     if !silent.is_empty() {
@@ -510,7 +519,7 @@ pub fn choose_bootstrap(state: &State, reports: &BTreeMap<NodeId, Report>) -> Bo
         _ => return BootstrapChoice::Conflict(found),
     }
     let unusable: Vec<NodeId> = data_nodes(state)
-        .filter(|node| database(node).is_some_and(|d| !d.empty))
+        .filter(|node| database(node).is_some_and(|d| d.directory != Directory::Empty))
         .cloned()
         .collect();
     match (unusable.is_empty(), data_nodes(state).next()) {

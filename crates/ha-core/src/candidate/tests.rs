@@ -41,8 +41,7 @@ fn registered() -> State {
 fn standby(timeline: u32, lsn: u64) -> Database {
     Database {
         system_identifier: Some(SYSTEM),
-        looked: true,
-        empty: false,
+        directory: Directory::Other,
         standby: true,
         flushed: WalPosition { timeline: TimelineId(timeline), lsn: Lsn(lsn) },
         upstream_end: Lsn::ZERO,
@@ -138,9 +137,13 @@ fn the_bound_on_loss_is_exact_and_the_loss_is_reported() {
 
 #[test]
 fn the_database_is_made_only_when_every_data_node_was_heard() {
-    let none =
-        || Database { system_identifier: None, empty: true, standby: false, ..standby(0, 0) };
-    let broken = || Database { empty: false, ..none() };
+    let none = || Database {
+        system_identifier: None,
+        directory: Directory::Empty,
+        standby: false,
+        ..standby(0, 0)
+    };
+    let broken = || Database { directory: Directory::Other, ..none() };
     let has = |system, lsn| Database { system_identifier: Some(system), ..standby(1, lsn) };
     let choose = |list: &[(&str, Database)]| {
         let reports = list.iter().map(|(n, d)| (id(n), report(d.clone()))).collect();
@@ -149,7 +152,7 @@ fn the_database_is_made_only_when_every_data_node_was_heard() {
     let assign = |name| BootstrapChoice::Assign(id(name));
     assert_eq!(choose(&[("n1", none())]), BootstrapChoice::WaitFor(vec![id("n2")]));
     // Its agent has just begun: what it has not looked at is no unusable directory yet.
-    let unseen = || Database { looked: false, ..broken() };
+    let unseen = || Database { directory: Directory::Unseen, ..broken() };
     let wait = BootstrapChoice::WaitFor(vec![id("n2")]);
     assert_eq!(choose(&[("n1", none()), ("n2", unseen())]), wait);
     assert_eq!(choose(&[("n1", has(5, 9)), ("n2", unseen())]), wait);

@@ -1,6 +1,6 @@
 //! What a node tells of itself.
 
-use ha_core::candidate::{Database, Report, Tip};
+use ha_core::candidate::{Database, Directory, Report, Tip};
 use ha_core::decide::Rule;
 use ha_core::permit::Order;
 use ha_core::{Epoch, WalPosition};
@@ -72,8 +72,7 @@ pub(crate) fn local(world: &mut World, at: usize) -> Reported {
         let running = status.is_some_and(|status| !status.state.is_gone());
         Database {
             system_identifier: pg.data.half.is_none().then_some(SYSTEM),
-            looked: true,
-            empty: false,
+            directory: Directory::Other,
             standby: running && answers.is_some_and(|probe| probe.recovery),
             flushed: match answer {
                 Some(probe) if running => probe.flushed,

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::{Database, Election, elect, elect_by_order};
+use super::super::{Database, Directory, Election, elect, elect_by_order};
 use super::*;
 use crate::ancestry::TimelineSwitch;
 use crate::epoch::{Epoch, Incarnation};
@@ -63,8 +63,7 @@ fn grant(to: &str, epoch: u64) -> Command {
 fn standby(end: WalPosition) -> Report {
     let database = Database {
         system_identifier: Some(SYSTEM),
-        looked: true,
-        empty: false,
+        directory: Directory::Other,
         standby: true,
         flushed: end,
         upstream_end: Lsn::ZERO,

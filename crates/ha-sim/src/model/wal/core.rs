@@ -9,7 +9,7 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use ha_core::ancestry::TimelineSwitch;
-use ha_core::candidate::{Database, Report, Tip, elect};
+use ha_core::candidate::{Database, Directory, Report, Tip, elect};
 use ha_core::epoch::Incarnation;
 use ha_core::lease::Grant;
 use ha_core::policy::{Durability, Policy};
