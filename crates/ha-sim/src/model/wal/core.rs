@@ -326,9 +326,8 @@ impl Raft {
 fn report(node: u8, (pledged, wal): (u8, Wal)) -> Report {
     let tip = wal.tip();
     let database = DATA.contains(&node).then_some(Database {
-        looked: true,
         system_identifier: Some(SYSTEM),
-        empty: false,
+        directory: Directory::Other,
         standby: true,
         flushed: tip.end,
         upstream_end: Lsn::ZERO,
