@@ -171,7 +171,7 @@ mod tests {
         let steps: [fn(&mut Unsynced, &Path); 5] = [
             |u, p| change(u, p, 100, b"overwritten"),
             |u, p| change(u, p, 4090, &[7; 20]),
-            |u, p| change(u, p, 9990, &[8; 20_000]),
+            |u, p| change(u, p, 9990, &vec![8; 20_000]),
             |u, p| cut(u, p, 50),
             |u, p| {
                 cut(u, p, 4097);

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use ha_tests::{Node, programs};
+use ha_tests::{Node, processes, programs};
 
 use super::Env;
 use crate::harness::{Harness, Trying as _};
@@ -29,9 +30,41 @@ const ONE_THREAD: &str = "libfaketime.so.1";
 /// For many threads.
 const THREADS: &str = "libfaketimeMT.so.1";
 
+/// Where the library keeps what a process shares with those that it starts.
+const SHARED: &str = "/dev/shm";
+/// How its files there are called, before the process id.
+const SHARED_NAMES: [&str; 2] = ["faketime_shm_", "sem.faketime_sem_"];
+
 /// The wall clocks.
 #[derive(Debug, Clone)]
-pub struct Clocks(BTreeMap<String, PathBuf>);
+pub struct Clocks {
+    files: BTreeMap<String, PathBuf>,
+    _sweep: Arc<Sweep>,
+}
+
+/// Removes what killed processes left in shared memory when it is dropped.
+#[derive(Debug)]
+struct Sweep;
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        sweep(Path::new(SHARED));
+    }
+}
+
+/// Of a process that lives nothing is removed; those of a dead one have mapped what they use.
+fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let pid = SHARED_NAMES.iter().find_map(|prefix| name.strip_prefix(prefix));
+        let pid = pid.and_then(|pid| pid.parse().ok());
+        if pid.is_some_and(|pid| !processes::is_alive(pid)) {
+            // Somebody else may have removed it meanwhile, or own it.
+            drop(fs::remove_file(entry.path()));
+        }
+    }
+}
 
 /// Returns the directory with the libraries.
 ///
@@ -56,6 +89,8 @@ pub fn prepare(env: &mut Env) -> Result<Result<Clocks, String>, Harness> {
         Ok(library) => library,
         Err(why) => return Ok(Err(why)),
     };
+    // Left by a run that was killed.
+    sweep(Path::new(SHARED));
     let mut files = BTreeMap::new();
     for node in env.cluster.nodes_mut() {
         let file = node.dir.join("clock");
@@ -66,13 +101,13 @@ pub fn prepare(env: &mut Env) -> Result<Result<Clocks, String>, Harness> {
         node.environment.extend(preloaded(&library.join(THREADS), &file));
         files.insert(node.name.clone(), file);
     }
-    Ok(Ok(Clocks(files)))
+    Ok(Ok(Clocks { files, _sweep: Arc::new(Sweep) }))
 }
 
 impl Clocks {
     /// Returns the names of all nodes.
     pub fn nodes(&self) -> Vec<String> {
-        self.0.keys().cloned().collect()
+        self.files.keys().cloned().collect()
     }
 
     /// Puts a node's clock off by so many milliseconds; 0 is right.
@@ -80,7 +115,7 @@ impl Clocks {
     /// # Errors
     /// If its file cannot be written.
     pub fn set(&self, node: &str, off_ms: i64) -> Result<(), Harness> {
-        let file = self.0.get(node);
+        let file = self.files.get(node);
         write(file.ok_or_else(|| Harness::new(format!("no clock of {node}")))?, off_ms)
     }
 }
@@ -151,6 +186,19 @@ mod tests {
         assert_eq!(offset(0), "+0.000");
         assert_eq!(offset(3_600_250), "+3600.250");
         assert_eq!(offset(-40), "-0.040");
+    }
+
+    #[test]
+    fn what_the_library_left_of_dead_processes_is_removed_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let living = format!("sem.faketime_sem_{}", std::process::id());
+        let names = ["faketime_shm_4194999", "sem.faketime_sem_4194999", &living, "PostgreSQL.12"];
+        for name in names {
+            fs::write(root.path().join(name), "").unwrap();
+        }
+        sweep(root.path());
+        let left = names.map(|name| root.path().join(name).exists());
+        assert_eq!(left, [false, false, true, true]);
     }
 
     #[test]

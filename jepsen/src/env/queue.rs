@@ -96,7 +96,7 @@ impl Queues {
 
     fn configure(&self, queue: u16, attribute: u16, value: &[u8]) -> io::Result<()> {
         self.socket.send(&message(MSG_CONFIG, NLM_F_ACK, queue, attribute, value))?;
-        let mut buffer = [0; READ];
+        let mut buffer = vec![0; READ];
         loop {
             // Of a queue that is bound already, packets may come first; nothing leads to it yet.
             let read = (&self.socket).read(&mut buffer)?;

@@ -48,8 +48,8 @@ struct Pace {
 impl Pace {
     fn draw(fault: Fault, random: &mut Random) -> Self {
         if fault == Fault::SlowLink {
-            // One to sixteen megabits in a second.
-            let bytes_per_s = Some(125_000 << random.below(5));
+            // An eighth of a megabit to two in a second: some carry what there is, some do not.
+            let bytes_per_s = Some(15_625 << random.below(5));
             let delay_ms = random.between(5, 20);
             return Self { delay_ms, jitter_ms: 2, overtakes: false, bytes_per_s };
         }
@@ -93,7 +93,7 @@ impl Line {
         let mut sent = now;
         if let Some(bytes_per_s) = bytes_per_s {
             let turn = self.free.max(now);
-            if turn - now > TURN_MAX {
+            if turn.saturating_sub(now) > TURN_MAX {
                 return None;
             }
             sent = turn + Duration::from_micros(u64::from(bytes) * 1_000_000 / bytes_per_s);

@@ -80,8 +80,10 @@ async fn put_right(
     Ok(Err(last))
 }
 
-/// Waits until every standby has replayed what the primary had when it was first asked. Returns how long that took; if
-/// it does not come to that by the limit, who is behind.
+/// Waits until every standby has replayed what the primary had when it was first asked. Returns how long that took.
+///
+/// # Errors
+/// Who is behind, if it does not come to that by the limit.
 pub async fn level(access: &Access, limit: Duration) -> Result<Duration, String> {
     let began = Instant::now();
     let mut random = Random::new(0, 5);
