@@ -151,7 +151,7 @@ fn said(wrong: &[Wrong], span: RangeInclusive<i64>) -> Outcome {
         let text = logs::read(&wrong.log);
         let lines = false_lines(text.get(wrong.log_from..).unwrap_or_default(), &span);
         let server = wrong.seen.as_ref().map_or_else(
-            || "its server said nothing".to_owned(),
+            || "no server told the time".to_owned(),
             |seen| format!("its server was off by {:+} to {:+} ms", seen.start(), seen.end()),
         );
         proven &=

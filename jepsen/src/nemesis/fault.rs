@@ -59,7 +59,7 @@ pub enum Fault {
     Loss,
     /// Every packet to and from a node waits for 50 to 300 ms.
     Delay,
-    /// A node's line carries no more than an eighth of a megabit to two in a second each way.
+    /// A node's line carries no more than 4 to 64 kB in a second each way.
     SlowLink,
     /// `haclt switchover`.
     Switchover,

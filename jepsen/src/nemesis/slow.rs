@@ -48,8 +48,8 @@ struct Pace {
 impl Pace {
     fn draw(fault: Fault, random: &mut Random) -> Self {
         if fault == Fault::SlowLink {
-            // An eighth of a megabit to two in a second: some carry what there is, some do not.
-            let bytes_per_s = Some(15_625 << random.below(5));
+            // Clients and WAL of a usual run are some 70 kB in a second: some lines carry that, some do not.
+            let bytes_per_s = Some(4000 << random.below(5));
             let delay_ms = random.between(5, 20);
             return Self { delay_ms, jitter_ms: 2, overtakes: false, bytes_per_s };
         }
