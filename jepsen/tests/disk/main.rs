@@ -2,6 +2,8 @@
 //!
 //! Needs root, `/dev/fuse` and `mount`.
 
+#![allow(clippy::missing_panics_doc, clippy::unwrap_used, missing_docs, reason = "these are tests")]
+
 mod files;
 mod postgres;
 mod support;

@@ -32,7 +32,7 @@ impl<'a> Server<'a> {
         server
     }
 
-    fn command(&self, program: &str) -> Command {
+    fn command(program: &str) -> Command {
         let mut command = Command::new(programs::postgres_dir().join(program));
         if let Some((uid, gid)) = node::postgres_user() {
             command.uid(uid).gid(gid);
@@ -42,7 +42,7 @@ impl<'a> Server<'a> {
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
-        let output = self.command(program).args(arguments).output().unwrap();
+        let output = Self::command(program).args(arguments).output().unwrap();
         let said = programs::said(&output).trim().to_owned();
         if output.status.success() { Ok(said) } else { Err(said) }
     }
@@ -54,7 +54,7 @@ impl<'a> Server<'a> {
 
     /// Starts the server and waits until it answers.
     fn start(&self, fsync: &str) -> std::process::Child {
-        let mut command = self.command("postgres");
+        let mut command = Self::command("postgres");
         command.arg("-D").arg(self.disk.path("data")).arg("-k").arg(self.sockets.path());
         // A commit is only in the WAL, and the WAL only on the disk if the server sees to that.
         let settings = [
