@@ -27,7 +27,7 @@ impl<'a> Server<'a> {
         node::chown(&disk.path("data"));
         let server = Self { disk, sockets };
         let data = server.disk.path("data");
-        let made = server.run("initdb", &["-A", "trust", "-U", "postgres", "-D", text(&data)]);
+        let made = Self::run("initdb", &["-A", "trust", "-U", "postgres", "-D", text(&data)]);
         assert!(made.is_ok(), "{made:?}");
         server
     }
@@ -41,7 +41,7 @@ impl<'a> Server<'a> {
         command
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
+    fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
         let output = Self::command(program).args(arguments).output().unwrap();
         let said = programs::said(&output).trim().to_owned();
         if output.status.success() { Ok(said) } else { Err(said) }
@@ -49,7 +49,7 @@ impl<'a> Server<'a> {
 
     fn sql(&self, statement: &str) -> Result<String, String> {
         let host = text(self.sockets.path());
-        self.run("psql", &["-h", host, "-U", "postgres", "-XAtqc", statement])
+        Self::run("psql", &["-h", host, "-U", "postgres", "-XAtqc", statement])
     }
 
     /// Starts the server and waits until it answers.
