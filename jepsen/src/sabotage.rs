@@ -42,7 +42,7 @@ const CASES: &[Case] = &[
         script: "kill-agent@standby:5+2",
         seconds: 10,
         rate: 60,
-        bare_witness: false,
+        bare_witness: true,
     },
     // Two of three have forgotten what they had promised.
     Case {

@@ -68,8 +68,10 @@ async fn put_right(
             if status.paused {
                 orders::resume(&orders::endpoints(&env.cluster)).await?;
             }
-            // One whose witness keeps no WAL calls itself degraded for that, and is as well as it can be.
-            let well = bare_witness && ha_tests::status::all_follow(&status);
+            // One whose witness keeps no WAL calls itself degraded for that, and is as well as it can be once the
+            // standby is recorded as the one who acknowledges.
+            let quorum = status.wal_quorum.as_ref().is_none_or(|quorum| quorum.required > 0);
+            let well = bare_witness && quorum && ha_tests::status::all_follow(&status);
             if well || status.state == "healthy" {
                 return Ok(Ok(began.elapsed()));
             }
