@@ -68,7 +68,11 @@ fn nodes_come_and_an_old_primary_goes_while_clients_write() {
         c.new_node("n4", true).config.set("postgres.read", "false");
         c.write().await;
         add(c, "n4");
-        assert!(done(c, &["node", "list"]).contains("  read=false  "));
+        // Its tags are its own word, which the others ask for once in a while.
+        eventually("its tags are shown", within(10), async || {
+            done(c, &["node", "list"]).contains("  read=false  ").then_some(())
+        })
+        .await;
         c.quorum_in_force(2, within(40)).await;
         // It will not have heard of n5, nor of whoever is elected then.
         c.node_mut("n3").kill_everything();
