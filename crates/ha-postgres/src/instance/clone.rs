@@ -66,7 +66,7 @@ impl Instance {
         };
         let args = [
             format!("--pgdata={}", self.layout.cloning.display()),
-            format!("--dbname={}", settings::tool_conninfo(&self.config, &self.layout, upstream)),
+            format!("--dbname={}", settings::clone_conninfo(&self.config, &self.layout, upstream)),
             format!("--slot={}", self.config.node),
             "--wal-method=stream".to_owned(),
             "--checkpoint=fast".to_owned(),

@@ -249,6 +249,9 @@ fn set(text: &mut String, values: &BTreeMap<&str, String>) {
     }
 }
 
+/// How long a base backup may take to answer: PostgreSQL's own default.
+const CLONE_PATIENCE: &str = "60s";
+
 /// Settings that the user's `parameters` may replace.
 pub(crate) fn defaults() -> BTreeMap<&'static str, String> {
     let values = [
@@ -298,6 +301,18 @@ pub(super) fn tool_conninfo(
     upstream: &Upstream,
 ) -> String {
     conninfo(config, layout, upstream, APPLICATION_NAME)
+}
+
+/// Returns how a base backup reaches an upstream. Nobody waits for what it receives, so that it need not
+/// answer as soon as a standby must ([`defaults`]): while it fills a disk, one sync can take longer
+/// than that, and a copy of hours would begin again from nothing.
+pub(super) fn clone_conninfo(
+    config: &InstanceConfig,
+    layout: &Layout,
+    upstream: &Upstream,
+) -> String {
+    let conninfo = tool_conninfo(config, layout, upstream);
+    format!("{conninfo} options='-c wal_sender_timeout={CLONE_PATIENCE}'")
 }
 
 /// The password is in the pass file.

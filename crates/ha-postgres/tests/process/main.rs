@@ -1,5 +1,6 @@
 //! The process driver: the contract of all drivers, and what is its own.
 
+mod clones;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod guards;
