@@ -10,6 +10,7 @@ pub mod list_append;
 pub mod logs;
 pub mod overlap;
 pub mod recovery;
+pub mod rights;
 pub mod set;
 pub mod stale_reads;
 
@@ -108,6 +109,8 @@ pub enum Class {
     SharedEpoch,
     /// Writes were acknowledged on two timelines under the same epoch: it was given twice.
     EpochTwice,
+    /// Two nodes had a right to accept writes at once.
+    TwoRights,
     /// A node answered with another database's identity.
     ForeignDatabase,
     /// Writes were not acknowledged again in time.
@@ -156,6 +159,7 @@ impl Class {
             Self::EpochBackwards => "epoch-backwards",
             Self::SharedEpoch => "shared-epoch",
             Self::EpochTwice => "epoch-twice",
+            Self::TwoRights => "two-rights",
             Self::ForeignDatabase => "foreign-database",
             Self::SlowRecovery => "slow-recovery",
             Self::NeedlessFailover => "needless-failover",

@@ -18,7 +18,8 @@ pub use store::{analyze, index, place, write};
 use crate::checker::logs::Log;
 use crate::checker::recovery::{Bounds, EpochChange};
 use crate::checker::{
-    Outcome, Verdict, bank, linearizable, list_append, logs, overlap, recovery, set, stale_reads,
+    Outcome, Verdict, bank, linearizable, list_append, logs, overlap, recovery, rights, set,
+    stale_reads,
 };
 use crate::history::{F, History};
 
@@ -41,6 +42,9 @@ pub struct Run {
     pub epochs: Vec<EpochChange>,
     /// Who held the lease when.
     pub leases: Vec<Lease>,
+    /// Whether guards were frozen: what they say of their rights is late then.
+    #[serde(default)]
+    pub frozen_guards: bool,
     /// Texts of warnings that its faults announce; without it, logs are not checked.
     pub announced: Option<Vec<String>>,
 }
@@ -63,6 +67,7 @@ pub fn check(run: &Run, history: &History, logs: &[Log]) -> Outcome {
         verdicts.push(bank::check(history, rules));
     }
     verdicts.push(overlap::check(history));
+    verdicts.push(rights::check(&run.leases, run.frozen_guards));
     if let Some(bounds) = &run.recovery {
         verdicts.push(recovery::check(history, bounds, &run.epochs));
     }

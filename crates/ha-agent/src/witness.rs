@@ -181,6 +181,11 @@ fn wanted<D: PostgresDriver>(agent: &Agent<D>) -> Option<(Epoch, NodeId)> {
     if state.is_leaving(agent.node()) {
         return None;
     }
+    #[cfg(feature = "sabotage")]
+    if ha_raft::sabotage::is("revoke-skipped") {
+        // Whatever became of the lease: whoever was promoted last.
+        return state.latest_promotion().map(|latest| (latest.epoch, latest.holder.clone()));
+    }
     let grant = state.lease.grant()?;
     (grant.epoch > agent.pledge.epoch()).then(|| (grant.epoch, grant.holder.clone()))
 }

@@ -1,18 +1,25 @@
 //! Who a fault is about, found out when it comes.
 
 use ha_tests::{Cluster, status};
+use tokio::task::JoinSet;
 
 use super::plan::Target;
 use crate::random::Random;
 
 /// Returns who holds the lease, as the first agent says that answers; none if nobody knows.
+///
+/// All are asked at once: one that is frozen would keep the next fault waiting.
 pub async fn holder(cluster: &Cluster) -> Option<String> {
+    let mut asked = JoinSet::new();
     for node in cluster.nodes() {
-        if let Some(status) = node.status().await {
-            let holder = status::holder(&status);
-            if !holder.is_empty() {
-                return Some(holder.to_owned());
-            }
+        let grpc = node.grpc();
+        asked.spawn(async move { status::status(&grpc).await });
+    }
+    while let Some(answer) = asked.join_next().await {
+        if let Ok(Some(status)) = answer
+            && !status::holder(&status).is_empty()
+        {
+            return Some(status::holder(&status).to_owned());
         }
     }
     None

@@ -59,6 +59,7 @@ pub fn asked(options: &Options, plan: &Plan, dir: &Path, seen: &[Interval]) -> R
         recovery: Some(bounds()),
         epochs,
         leases,
+        frozen_guards: plan.any(Fault::allows_stale_reads),
         // Most faults are worth a warning to an agent; panics are looked for by the run itself.
         announced: None,
     }

@@ -24,9 +24,9 @@ pub struct Interval {
     pub node: String,
     /// The epoch of its right.
     pub epoch: u64,
-    /// When that was first seen, in the journal's time.
+    /// When its guard first said so, in the journal's time.
     pub from: Duration,
-    /// When it was last seen.
+    /// When it last did.
     pub to: Duration,
 }
 
@@ -57,12 +57,18 @@ impl Guards {
     /// Returns the epoch under which a node's server may accept writes now; none if it may not, or if its guard
     /// does not say so just now.
     pub fn epoch(&self, node: &str) -> Option<u64> {
+        self.right(node).map(|(epoch, _)| epoch)
+    }
+
+    /// The same, and how long ago the guard said so.
+    fn right(&self, node: &str) -> Option<(u64, Duration)> {
         let (_, file) = self.0.iter().find(|(name, _)| name == node)?;
         let status = GuardStatus::decode(&std::fs::read_to_string(file).ok()?).ok()?;
         let now = ha_agent::clock::now().boottime;
         let age = now.0.saturating_sub(status.heartbeat.0);
         let says = status.state == RunState::Running && age <= nanos(FRESH);
-        says.then_some(status.primary_epoch.0).filter(|epoch| *epoch > 0)
+        let epoch = Some(status.primary_epoch.0).filter(|epoch| says && *epoch > 0)?;
+        Some((epoch, Duration::from_nanos(age)))
     }
 
     /// Follows all guards until told to stop, and returns what was seen.
@@ -74,8 +80,8 @@ impl Guards {
         let mut seen: Vec<Interval> = Vec::new();
         while !*stopped.borrow() {
             for (node, _) in &self.0 {
-                let Some(epoch) = self.epoch(node) else { continue };
-                let now = journal.now();
+                let Some((epoch, ago)) = self.right(node) else { continue };
+                let now = journal.now().saturating_sub(ago);
                 let last = seen.iter_mut().rev().find(|i| i.node == *node && i.epoch == epoch);
                 if let Some(interval) = last {
                     interval.to = now;

@@ -38,6 +38,7 @@ fn run() -> Run {
             Lease { node: "n1".to_owned(), epoch: 1, from_ns: 0, to_ns: 900_000_000 },
             Lease { node: "n2".to_owned(), epoch: 2, from_ns: 2_000_000_000, to_ns: 3_100_000_000 },
         ],
+        frozen_guards: false,
         announced: Some(vec!["lease expired".to_owned()]),
     }
 }
