@@ -145,10 +145,10 @@ impl Served {
         if is_mounted(mount) {
             return Ok((self, Err("somebody is there".to_owned())));
         }
-        for thread in self.0 {
+        let done = store.lose(loss);
+        for thread in self.0.into_iter().filter(JoinHandle::is_finished) {
             thread.join().map_err(|_| Harness::new("a thread of the disk panicked"))?;
         }
-        let done = store.lose(loss);
         Ok((Self::mount(store, mount)?, done))
     }
 }

@@ -16,8 +16,10 @@ const FORGET: u32 = 2;
 const FORGET_MANY: u32 = 42;
 const INTERRUPT: u32 = 36;
 
-/// Answers until the mount is gone.
+/// Answers until the mount is gone, or the power was cut since then: another namespace of mounts may have a copy of
+/// the mount that outlives it.
 pub(super) fn serve(store: &Store, device: &Arc<File>) {
+    let began = store.cuts();
     let mut buffer = vec![0; usize::try_from(WRITE_MAX).unwrap_or(0) + 4096];
     loop {
         let len = match (&**device).read(&mut buffer) {
@@ -26,6 +28,9 @@ pub(super) fn serve(store: &Store, device: &Arc<File>) {
             Err(error) if matches!(error.raw_os_error(), Some(2 | 4 | 11)) => continue,
             Err(_) => return,
         };
+        if store.cuts() != began {
+            return;
+        }
         let Some(request) = buffer.get(..len).filter(|request| request.len() >= HEADER_LEN) else {
             return;
         };

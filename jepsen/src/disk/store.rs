@@ -72,6 +72,8 @@ pub(super) struct Store {
     inner: Mutex<Inner>,
     /// Held for reading by whatever is being done.
     power: RwLock<()>,
+    /// How often the power was cut.
+    cuts: AtomicU64,
 }
 
 /// A new owner, mode, size, times; what is not named stays.
@@ -115,7 +117,8 @@ impl Store {
             next: 1,
         };
         let (switches, power) = (Switches::default(), RwLock::new(()));
-        Ok(Self { switches, root, inner: Mutex::new(inner), power })
+        let cuts = AtomicU64::new(0);
+        Ok(Self { switches, root, inner: Mutex::new(inner), power, cuts })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -379,9 +382,15 @@ impl Store {
         Ok(())
     }
 
+    /// Returns how often the power was cut.
+    pub(super) fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Acquire)
+    }
+
     /// Loses what was not synced, as a power cut does. It must not be mounted.
     pub(super) fn lose(&self, loss: &Loss) -> Result<String, String> {
         let _dark = self.power.write().unwrap_or_else(PoisonError::into_inner);
+        self.cuts.fetch_add(1, Ordering::AcqRel);
         let mut inner = self.inner();
         inner.nodes.retain(|inode, _| *inode == ROOT);
         let seed = if let Loss::Some(seed) = loss { *seed } else { 0 };
