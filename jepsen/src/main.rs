@@ -120,7 +120,7 @@ struct Sabotage {
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// How often each may be tried before it counts as not caught
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 6)]
     tries: u64,
 }
 

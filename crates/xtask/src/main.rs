@@ -54,6 +54,8 @@ enum Chore {
     Tidy,
     /// Check which crate depends on which
     Deps,
+    /// Take one safety away at a time and see the fault suite find that (needs root; builds in target/sabotage)
+    Sabotage,
     /// Feed what reads files, messages and arguments with random input (needs cargo-fuzz)
     Fuzz(fuzz::Options),
     /// Measure failovers and the idle cost, on hosts of its own (network namespaces; needs root)
@@ -83,6 +85,7 @@ fn run(chore: &Chore) -> Outcome<()> {
         Chore::Fix => verify::fix(),
         Chore::Tidy => tidy::tidy(),
         Chore::Deps => deps::deps(),
+        Chore::Sabotage => sabotage::see(),
         Chore::Fuzz(options) => fuzz::fuzz(options),
         Chore::Bench(options) => bench::bench(options),
     }

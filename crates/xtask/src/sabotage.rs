@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -38,8 +39,24 @@ pub(crate) fn check() -> Outcome<()> {
     let mut clippy = paths::cargo();
     // The whole workspace, so that what it depends on is what the lints before it have checked.
     clippy.args(["clippy", "--locked", "--workspace", "--all-targets", "--features"]);
-    let features = PACKAGES.map(|package| format!("{package}/{FEATURE}")).join(",");
-    exec::run(clippy.args([features.as_str(), "--", "-D", "warnings"]))
+    exec::run(clippy.args([features().as_str(), "--", "-D", "warnings"]))
+}
+
+/// Builds programs that have it beside the others, and has the fault suite find each safety that is missing.
+pub(crate) fn see() -> Outcome<()> {
+    let target = paths::target()?.join(FEATURE);
+    let mut build = paths::cargo();
+    build.args(["build", "--locked", "--workspace", "--bins", "--features", &features()]);
+    exec::run(build.arg("--target-dir").arg(&target))?;
+    let built = target.join("debug");
+    let mut suite = Command::new(built.join("jepsen"));
+    suite.arg("sabotage").arg("--store").arg(target.join("store"));
+    suite.env("HA_BIN_DIR", &built).env("HA_GUARD", built.join("ha-guard"));
+    exec::run(suite.current_dir(paths::workspace()))
+}
+
+fn features() -> String {
+    PACKAGES.map(|package| format!("{package}/{FEATURE}")).join(",")
 }
 
 /// The programs of a default build, which `verify` has just made, and the guard.

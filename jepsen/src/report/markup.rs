@@ -114,8 +114,9 @@ impl Picture {
             let told = format!("{} {}", window.name, window.targets.join(", "));
             let at = (window.from_ns, window.to_ns);
             self.bar(at, (top, bottom.saturating_sub(top)), class, &told);
-            let x = self.x(window.from_ns);
             let width = LETTER * window.name.len() as u64;
+            // One that begins at the end stands a little to the left of where it should.
+            let x = self.x(window.from_ns).min(WIDTH.saturating_sub(width));
             if let Some((row, end)) = (0..).zip(&mut ends).find(|(_, end)| **end <= x) {
                 *end = x + width;
                 self.text(x, top - 4 - 12 * row, "small", &window.name);
