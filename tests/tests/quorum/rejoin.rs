@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use ha_tests::{Cluster, Plan, eventually, logs, scenario, status, within};
+use ha_tests::{Cluster, Plan, eventually, logs, programs, scenario, status, within};
 
 use super::FAULTS;
 use super::slots::clones;
@@ -78,4 +78,58 @@ fn a_primary_that_missed_two_promotions_is_rewound_over_both() {
         c.node_mut(&old).start();
         assert_rewound(c, &old, &new).await;
     });
+}
+
+/// Both began at one position after one timeline, so that PostgreSQL's histories cannot tell them apart: what is taken for
+/// a part of the other would be kept (`ARCHITECTURE.md`, "Two timelines of one number").
+#[test]
+fn whose_wal_went_through_another_timeline_of_the_primary_s_number_is_cloned() {
+    let plan = Plan::within(200).witness_without_programs().announces(&FAULTS);
+    scenario(plan.announces(&["began with another promotion"]), async |c| {
+        let (first, second) = c.bootstrap().await;
+        c.same_rows(within(20)).await;
+        let before = c.healthy(within(20)).await.timeline;
+        c.node_mut(&first).kill_everything();
+        c.primary_is(&second, within(40)).await;
+        c.node(&second).sql("insert into writes values (-1, 'lost')").await.expect("a primary");
+        c.node_mut(&second).kill_everything();
+        c.node_mut(&second).start();
+        is_promoted_to(c, &second, before + 2).await;
+        c.node(&second).sql("insert into writes values (-2, 'lost')").await.expect("a primary");
+        c.node_mut(&second).kill_everything();
+        // It has seen nothing of the two promotions, and begins a timeline of the first one's number.
+        c.node_mut(&first).start();
+        c.rule(&first, "lease_vacant", within(20)).await;
+        let output = c.haclt(&["failover", "--accept-data-loss", "--yes", "--timeout", "60"]);
+        assert_eq!(output.status.code(), Some(0), "{}", programs::said(&output));
+        is_promoted_to(c, &first, before + 1).await;
+        c.node(&first).sql("insert into writes values (1, 'kept')").await.expect("a primary");
+        let began = |node: &str, timeline: u32| {
+            let file = format!("pg_wal/{timeline:08X}.history");
+            let text = fs::read_to_string(c.node(node).pgdata().join(file)).expect("a history");
+            let last =
+                text.lines().filter(|line| line.starts_with(&before.to_string())).next_back();
+            last.and_then(|line| line.split_whitespace().nth(1)).map(ToOwned::to_owned)
+        };
+        let (one, other) = (began(&first, before + 1), began(&second, before + 1));
+        assert!(one.is_some() && one == other, "no twins: {one:?} and {other:?}");
+        let cloned = clones(c, &second);
+        c.node_mut(&second).start();
+        let status = c.healthy(within(60)).await;
+        assert_eq!(status::holder(&status), first);
+        assert_eq!(clones(c, &second), cloned + 1, "cloned, not rewound");
+        c.same_rows(within(20)).await;
+        let lost = c.node(&second).sql("select count(*) from writes where value < 0").await;
+        assert_eq!(lost.as_deref(), Ok("0"), "what was lost stays lost");
+    });
+}
+
+async fn is_promoted_to(c: &Cluster, node: &str, timeline: u32) {
+    let reached = format!("select timeline_id = {timeline} from pg_control_checkpoint()");
+    eventually(&format!("{node} was promoted to timeline {timeline}"), within(40), async || {
+        let writable = c.node(node).sql("select not pg_is_in_recovery()").await;
+        let there = c.node(node).sql(&reached).await;
+        (writable.as_deref() == Ok("t") && there.as_deref() == Ok("t")).then_some(())
+    })
+    .await;
 }
