@@ -214,8 +214,12 @@ fn remove_stale() -> Result<(), Harness> {
     let entries = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if owner_of(&name).is_some_and(|owner| !owner.lives()) {
-            ip(&["netns", "delete", &name])?;
+        if owner_of(&name).is_some_and(|owner| !owner.lives())
+            && let Err(error) = ip(&["netns", "delete", &name])
+            // Another run that begins now may have been faster.
+            && entry.path().exists()
+        {
+            return Err(error);
         }
     }
     Ok(())
