@@ -143,6 +143,8 @@ struct Duty {
     beside_primary_since: Option<Instant>,
     transfer_after: Option<Instant>,
     told: Option<String>,
+    /// The expiry that was told, by term and epoch: without a majority it is tried again and again.
+    expired: Option<(u64, Epoch)>,
 }
 
 impl Duty {
@@ -180,13 +182,19 @@ impl Duty {
         let Some(expiry) = expiry else { return };
         let Some(grant) = state.lease.grant() else { return };
         let reason = if expiry.killed { VacateReason::Killed } else { VacateReason::Expired };
-        if !expiry.killed {
+        let is_news =
+            self.expired.replace((expiry.term, expiry.epoch)) != Some((expiry.term, expiry.epoch));
+        if is_news && !expiry.killed {
             events::LeaseExpired { epoch: expiry.epoch, holder: &grant.holder }.emit();
         }
         let vacate = Command::Vacate { epoch: expiry.epoch, reason, pauses: expiry.pauses };
         // Bound to the term in which it was decided: never forwarded, never tried in another one.
         if let Err(error) = agent.raft.propose(vacate, Some(expiry.term), PROPOSE_LIMIT).await {
-            warn!(epoch = %expiry.epoch, %error, "could not vacate the expired lease");
+            if is_news {
+                warn!(epoch = %expiry.epoch, %error, "could not vacate the expired lease yet");
+            } else {
+                debug!(epoch = %expiry.epoch, %error, "could not vacate the expired lease yet");
+            }
         }
     }
 
