@@ -1,6 +1,7 @@
 //! One run: a cluster, clients, faults, an end in which all must be well, a verdict.
 
 pub mod analysis;
+pub mod announced;
 pub mod heal;
 pub mod torment;
 pub mod verdict;

@@ -9,7 +9,7 @@ use crate::harness::Harness;
 use crate::suite::{BESIDES, call};
 
 /// The variable by which programs with the feature `sabotage` are told which safety to leave out.
-const VARIABLE: &str = "HACLT_SABOTAGE";
+pub const VARIABLE: &str = "HACLT_SABOTAGE";
 
 /// A safety, and the run in which its absence shows.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use clap::ValueEnum as _;
 
-use super::Options;
 use super::verdict::{Check, Word};
 use super::watch::Interval;
+use super::{Options, announced};
 use crate::checker::list_append::{self, Level as Isolation};
 use crate::checker::recovery::{Bounds, EpochChange};
 use crate::checker::{self, Outcome, Validity, bank};
@@ -60,8 +60,7 @@ pub fn asked(options: &Options, plan: &Plan, dir: &Path, seen: &[Interval]) -> R
         epochs,
         leases,
         frozen_guards: plan.any(Fault::allows_stale_reads),
-        // Most faults are worth a warning to an agent; panics are looked for by the run itself.
-        announced: None,
+        announced: Some(announced::by(plan)),
     }
 }
 
@@ -70,7 +69,8 @@ pub fn asked(options: &Options, plan: &Plan, dir: &Path, seen: &[Interval]) -> R
 /// # Errors
 /// If it cannot be written, or does not make sense: that is a fault of the suite.
 pub fn history(run: &Run, history: &History, dir: &Path) -> Result<Vec<Check>, Harness> {
-    let outcome = report::check(run, history, &[]);
+    let logs = report::store::read_logs(dir).trying(|| "read the logs".to_owned())?;
+    let outcome = report::check(run, history, &logs);
     report::write(dir, run, history, &outcome).trying(|| "write the report".to_owned())?;
     checks(&outcome)
 }

@@ -134,7 +134,7 @@ fn a_stored_run_is_judged_again_as_it_was_and_its_logs_too() {
     assert_eq!(analyze(&dir).unwrap(), outcome);
     // A log with a panic is held against it.
     std::fs::create_dir(dir.join("logs")).unwrap();
-    std::fs::write(dir.join("logs/n1.log"), "thread 'main' panicked at x.rs:1\n").unwrap();
+    std::fs::write(dir.join("logs/n1-agent.log"), "thread 'main' panicked at x.rs:1\n").unwrap();
     let again = analyze(&dir).unwrap();
     assert_eq!(again.valid, Validity::Invalid);
     assert!(again.verdicts.iter().any(|verdict| verdict.has(Class::Panic)));
