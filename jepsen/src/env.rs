@@ -7,6 +7,7 @@ pub mod disks;
 pub mod owner;
 pub mod place;
 pub mod queue;
+pub mod resolver;
 pub mod world;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use clocks::Clocks;
 use containers::Containers;
 use disks::Disks;
 use place::Place;
+use resolver::Resolver;
 use world::World;
 
 /// How much memory must be free for a cluster to live there.
@@ -80,8 +82,8 @@ pub enum Ground {
     Loopback,
     /// Networks.
     Networks(World),
-    /// An engine, in whose network this thread is.
-    Engine(Engine),
+    /// An engine, in whose network this thread is, and its name server.
+    Engine(Box<Engine>, Option<Resolver>),
 }
 
 /// What commits wait for.
@@ -150,8 +152,9 @@ impl Env {
         let world = match ground {
             Ground::Loopback => None,
             Ground::Networks(world) => Some(world),
-            Ground::Engine(engine) => {
-                let containers = Containers::prepare(engine, durability, bare_witness);
+            Ground::Engine(engine, resolver) => {
+                let founded = (*engine, resolver);
+                let containers = Containers::prepare(founded, durability, bare_witness);
                 return Ok(on(Place::Containers(Box::new(containers)), None));
             }
         };

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use ha_tests::compose::fixed::GATEWAY;
 use ha_tests::engine::Engine;
 use jepsen::disk;
+use jepsen::env::resolver::{Names, Resolver};
 use jepsen::env::world::{self, World};
 use jepsen::env::{Durability, Ground, Kind, containers};
 use jepsen::harness::{Harness, Trying as _};
@@ -113,6 +115,11 @@ struct Run {
     /// With `--env compose`: containers live on while the Docker engine is away
     #[arg(long)]
     live_restore: bool,
+    /// With `--env compose`: whether the engine's name server answers for names that nobody has
+    ///
+    /// The name of a container that is down is such a name.
+    #[arg(long, value_enum, default_value = "answered")]
+    names: Names,
 }
 
 #[derive(Debug, Args)]
@@ -194,6 +201,7 @@ fn make(arguments: Run) -> Result<u8, Harness> {
         bare_witness: arguments.bare_witness,
         lying_disks: arguments.lying_disks,
         live_restore: arguments.live_restore,
+        names: arguments.names,
     };
     options.plan()?;
     let dir = options.directory()?;
@@ -223,7 +231,10 @@ fn ground(options: &Options) -> Result<Ground, Harness> {
             if let Some(missing) = containers::missing() {
                 return Err(Harness::new(format!("cannot make containers: {missing}")));
             }
-            Ok(Ground::Engine(Engine::start(options.live_restore)))
+            let answered = options.names == Names::Answered;
+            let engine = Engine::start_asking(options.live_restore, answered.then_some(GATEWAY));
+            let resolver = answered.then(Resolver::start).transpose()?;
+            Ok(Ground::Engine(Box::new(engine), resolver))
         }
     }
 }

@@ -15,6 +15,7 @@ use ha_tests::status;
 use tokio::sync::watch::channel;
 
 use crate::env::place::Place;
+use crate::env::resolver::Names;
 use crate::env::{Durability, Env, Ground, Kind};
 use crate::harness::{Harness, Trying as _};
 use crate::journal::Journal;
@@ -73,6 +74,8 @@ pub struct Options {
     pub lying_disks: bool,
     /// Whether containers live on while their engine is away.
     pub live_restore: bool,
+    /// Whether names that are not known to their engine are answered.
+    pub names: Names,
 }
 
 /// Whether somebody wants the run to end early.

@@ -1,7 +1,7 @@
 //! A cluster in containers, made with `deploy/compose.yaml` as users have it, and the Docker commands
 //! that people and machines do to it.
 
-mod fixed;
+pub mod fixed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -56,12 +56,18 @@ pub fn is_possible() -> bool {
 impl Engine {
     /// Starts an engine and moves this thread, and all that it starts from now on, into its network.
     pub fn start(live_restore: bool) -> Self {
+        Self::start_asking(live_restore, None)
+    }
+
+    /// The same. What its own name server does not know it asks of the one at that address.
+    pub fn start_asking(live_restore: bool, dns: Option<&str>) -> Self {
         clear_stale();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", std::process::id());
         let dir = dir(&name);
         fs::create_dir_all(&dir).expect("a directory of ours");
-        let settings = format!("{{\"live-restore\": {live_restore}}}\n");
+        let dns: Vec<&str> = dns.into_iter().collect();
+        let settings = serde_json::json!({ "live-restore": live_restore, "dns": dns }).to_string();
         fs::write(dir.join("daemon.json"), settings).expect("a directory of ours");
         ip(&["netns", "add", &name]);
         ip(&["-n", &name, "link", "set", "lo", "up"]);

@@ -18,6 +18,7 @@ use tokio_postgres::{Client, NoTls};
 
 use super::busy::Busy;
 use super::place::{self, Role};
+use super::resolver::Resolver;
 use super::{Database, Durability};
 use crate::harness::{Harness, Trying as _};
 use crate::nemesis::Outcome;
@@ -54,6 +55,7 @@ pub const ENGINE: &str = "engine";
 #[derive(Debug)]
 pub struct Containers {
     compose: Compose,
+    _resolver: Option<Resolver>,
     live_restore: bool,
     /// The containers' full ids.
     ids: BTreeMap<String, String>,
@@ -99,8 +101,11 @@ pub fn busy_name(service: &str) -> String {
 /// Returns what became of a docker command.
 pub fn outcome(told: &str, output: &Output) -> Outcome {
     let text = said(output).trim().replace('\n', "; ");
+    if output.status.success() {
+        return Outcome::Installed(told.to_owned());
+    }
     let told = format!("{told}: {text}");
-    if output.status.success() || !output.stdout.is_empty() {
+    if !output.stdout.is_empty() {
         // One of several that did not fit does not undo the others.
         Outcome::Installed(told)
     } else if REFUSALS.iter().any(|refusal| text.contains(refusal)) {
@@ -125,7 +130,11 @@ fn settings(durability: Durability, bare_witness: bool) -> String {
 
 impl Containers {
     /// Makes the images; nothing is started.
-    pub fn prepare(engine: Engine, durability: Durability, bare_witness: bool) -> Self {
+    pub fn prepare(
+        (engine, resolver): (Engine, Option<Resolver>),
+        durability: Durability,
+        bare_witness: bool,
+    ) -> Self {
         let live_restore = engine.restores_live();
         let mut compose = Compose::prepare(MAJOR, Some(engine));
         compose.fix_addresses();
@@ -135,6 +144,7 @@ impl Containers {
         let now = Instant::now();
         Self {
             compose,
+            _resolver: resolver,
             live_restore,
             ids: BTreeMap::new(),
             agents: BTreeMap::new(),

@@ -9,6 +9,9 @@ const NETWORK: &str = "10.79.0";
 /// The last number of the first container; that of the network's own end is 1.
 const FIRST: usize = 11;
 
+/// The address of the network's own end: who listens there is the engine's neighbour, and so are clients.
+pub const GATEWAY: &str = "10.79.0.1";
+
 /// Returns a container's address.
 fn address(service: &str) -> Option<String> {
     let at = SERVICES.iter().position(|known| *known == service)?;
