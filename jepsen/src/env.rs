@@ -1,22 +1,30 @@
-//! Where the cluster under test runs: three agents on loopback addresses, or each in a network of its own.
+//! Where the cluster under test runs: three agents on loopback addresses, each in a network of its own, or containers.
 
 pub mod busy;
 pub mod clocks;
+pub mod containers;
 pub mod disks;
 pub mod owner;
+pub mod place;
 pub mod queue;
+pub mod resolver;
 pub mod world;
 
 use std::path::{Path, PathBuf};
 
+use ha_tests::Cluster;
 use ha_tests::address::{Claim, Host};
+use ha_tests::engine::Engine;
 use ha_tests::shape::{Mode, Shape};
-use ha_tests::{Cluster, Node};
 
-use crate::harness::{Harness, Trying as _};
+use crate::harness::Harness;
+use crate::nemesis::Fault;
 use busy::Busy;
 use clocks::Clocks;
+use containers::Containers;
 use disks::Disks;
+use place::Place;
+use resolver::Resolver;
 use world::World;
 
 /// How much memory must be free for a cluster to live there.
@@ -29,6 +37,8 @@ pub enum Kind {
     Process,
     /// A network namespace for each node: partitions too; needs root.
     Netns,
+    /// Containers of `deploy/compose.yaml`, on a Docker engine of the run's own; needs root.
+    Compose,
 }
 
 impl Kind {
@@ -37,8 +47,43 @@ impl Kind {
         match self {
             Self::Process => "process",
             Self::Netns => "netns",
+            Self::Compose => "compose",
         }
     }
+
+    /// Returns why a fault cannot be made there; nothing if it can.
+    pub const fn cannot(self, fault: Fault) -> Option<&'static str> {
+        let cut_off =
+            matches!(fault, Fault::IsolatePrimary | Fault::IsolateNode | Fault::IsolateAll);
+        match self {
+            Self::Process | Self::Netns if fault.needs_containers() => {
+                Some("the nodes are in no containers")
+            }
+            Self::Process if fault.needs_networks() => {
+                Some("the nodes have no networks of their own")
+            }
+            Self::Compose if fault.needs_networks() && !cut_off => {
+                Some("docker takes a container off its network, and does nothing to single links")
+            }
+            Self::Compose if fault.puts_off_clocks() => {
+                Some("no image has a library that puts clocks off")
+            }
+            Self::Compose if fault.needs_disks() => Some("volumes are on the engine's disk"),
+            Self::Process | Self::Netns | Self::Compose => None,
+        }
+    }
+}
+
+/// What a place for nodes is made from. Networks and engines are made while there is one thread: all others are
+/// where the clients are then.
+#[derive(Debug)]
+pub enum Ground {
+    /// Addresses on loopback.
+    Loopback,
+    /// Networks.
+    Networks(World),
+    /// An engine, in whose network this thread is, and its name server.
+    Engine(Box<Engine>, Option<Resolver>),
 }
 
 /// What commits wait for.
@@ -67,7 +112,7 @@ impl Durability {
 #[derive(Debug)]
 pub struct Env {
     /// The nodes; first, so that they end before their network does.
-    pub cluster: Cluster,
+    pub place: Place,
     /// The disks, if each node has its own.
     pub disks: Option<Disks>,
     /// The networks, if each node has its own.
@@ -96,12 +141,23 @@ impl Env {
     /// If what earlier runs left cannot be removed, or this run cannot be marked as the owner.
     pub fn create(
         test: &str,
-        world: Option<World>,
+        ground: Ground,
         durability: Durability,
         bare_witness: bool,
     ) -> Result<Self, Harness> {
         let root = root();
         owner::remove_stale_files(&[Path::new("/dev/shm"), Path::new("/tmp")])?;
+        let on =
+            |place, world| Self { place, world, disks: None, clocks: None, busy: Busy::default() };
+        let world = match ground {
+            Ground::Loopback => None,
+            Ground::Networks(world) => Some(world),
+            Ground::Engine(engine, resolver) => {
+                let founded = (*engine, resolver);
+                let containers = Containers::prepare(founded, durability, bare_witness);
+                return Ok(on(Place::Containers(Box::new(containers)), None));
+            }
+        };
         let (durability, witness_programs) = (durability.mode(), !bare_witness);
         let shape = Shape { durability, witness_programs, ..Shape::default() };
         let claim = Claim::new();
@@ -112,7 +168,27 @@ impl Env {
         owner::mark(&cluster.base)?;
         // A client that is served gets its own session, and so do those who look.
         cluster.set_on_data_nodes("postgres.parameters.max_connections", "\"60\"");
-        Ok(Self { cluster, disks: None, world, clocks: None, busy: Busy::default() })
+        Ok(on(Place::Processes(Box::new(cluster)), world))
+    }
+
+    /// Returns which kind of place it is.
+    pub const fn kind(&self) -> Kind {
+        match (&self.place, &self.world) {
+            (Place::Containers(_), _) => Kind::Compose,
+            (Place::Processes(_), Some(_)) => Kind::Netns,
+            (Place::Processes(_), None) => Kind::Process,
+        }
+    }
+
+    /// Gives the nodes clocks that can be put off, if this machine can; to be called before the cluster is started.
+    ///
+    /// # Errors
+    /// If files cannot be written.
+    pub fn wind_clocks(&mut self) -> Result<(), Harness> {
+        if let Place::Processes(cluster) = &mut self.place {
+            self.clocks = Some(clocks::prepare(cluster)?);
+        }
+        Ok(())
     }
 
     /// Gives each node disks of its own, if this machine can; to be called before the cluster is started.
@@ -120,40 +196,10 @@ impl Env {
     /// # Errors
     /// If a disk cannot be mounted.
     pub fn mount_disks(&mut self) -> Result<(), Harness> {
-        if disks::missing().is_none() {
-            self.disks = Some(Disks::mount(&mut self.cluster)?);
-        }
-        Ok(())
-    }
-
-    /// Returns the databases.
-    ///
-    /// # Errors
-    /// If an address has no port.
-    pub fn databases(&self) -> Result<Vec<Database>, Harness> {
-        self.cluster.data_nodes().map(database).collect()
-    }
-
-    /// Returns the addresses of all agents with the nodes' names.
-    pub fn agents(&self) -> Vec<(String, String)> {
-        self.cluster.nodes().iter().map(|node| (node.name.clone(), node.grpc())).collect()
-    }
-
-    /// Copies what agents, guards and servers wrote to where it outlives the cluster.
-    ///
-    /// # Errors
-    /// If the directory cannot be made.
-    pub fn keep_logs(&self, to: &Path) -> Result<(), Harness> {
-        std::fs::create_dir_all(to).trying(|| format!("make {}", to.display()))?;
-        for node in self.cluster.nodes() {
-            let mut found = vec![node.log()];
-            let entries = std::fs::read_dir(node.dir.join("log"));
-            found.extend(entries.into_iter().flatten().flatten().map(|entry| entry.path()));
-            for path in found.iter().filter(|path| path.is_file()) {
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let target = to.join(format!("{}-{name}", node.name));
-                std::fs::copy(path, &target).trying(|| format!("copy {}", path.display()))?;
-            }
+        if let Place::Processes(cluster) = &mut self.place
+            && disks::missing().is_none()
+        {
+            self.disks = Some(Disks::mount(cluster)?);
         }
         Ok(())
     }
@@ -162,22 +208,53 @@ impl Env {
 impl Drop for Env {
     fn drop(&mut self) {
         // Between the end of the processes that use them and the removal of the directories that they lie in.
-        if self.disks.is_some() {
-            self.cluster.kill_all();
+        if let Place::Processes(cluster) = &mut self.place
+            && self.disks.is_some()
+        {
+            cluster.kill_all();
             self.disks = None;
         }
     }
-}
-
-fn database(node: &Node) -> Result<Database, Harness> {
-    let address = node.postgres();
-    let parts = address.rsplit_once(':').and_then(|(h, p)| Some((h.to_owned(), p.parse().ok()?)));
-    let (host, port) = parts.ok_or_else(|| Harness::new(format!("no port in {address}")))?;
-    Ok(Database { node: node.name.clone(), host, port })
 }
 
 fn root() -> PathBuf {
     let memory = Path::new("/dev/shm");
     let free = rustix::fs::statvfs(memory).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
     if free < MEMORY_MIN { PathBuf::from("/tmp") } else { memory.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+
+    use super::*;
+
+    #[test]
+    fn each_fault_can_be_made_somewhere_and_containers_have_theirs_alone() {
+        for fault in Fault::value_variants() {
+            let made: Vec<Kind> = Kind::value_variants()
+                .iter()
+                .filter(|kind| kind.cannot(*fault).is_none())
+                .copied()
+                .collect();
+            assert!(!made.is_empty(), "{fault:?}");
+            let only = made == [Kind::Compose];
+            assert_eq!(only, fault.needs_containers(), "{fault:?}: {made:?}");
+        }
+    }
+
+    #[test]
+    fn containers_know_faults_of_processes_and_orders_and_are_cut_off_as_a_whole() {
+        use Fault::{IsolateAll, IsolateNode, IsolatePrimary, Ring};
+        for fault in [IsolatePrimary, IsolateNode, IsolateAll] {
+            assert_eq!(Kind::Compose.cannot(fault), None);
+            assert!(Kind::Process.cannot(fault).is_some());
+        }
+        assert!(Kind::Compose.cannot(Ring).is_some() && Kind::Netns.cannot(Ring).is_none());
+        for group in ["kill", "pause", "orders", "cancel-waits", "container", "engine"] {
+            for fault in crate::nemesis::fault::parse_list(group).unwrap() {
+                assert_eq!(Kind::Compose.cannot(fault), None, "{fault:?}");
+            }
+        }
+    }
 }

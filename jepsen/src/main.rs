@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use ha_tests::compose::fixed::GATEWAY;
+use ha_tests::engine::Engine;
 use jepsen::disk;
+use jepsen::env::resolver::{Names, Resolver};
 use jepsen::env::world::{self, World};
-use jepsen::env::{Durability, Kind};
+use jepsen::env::{Durability, Ground, Kind, containers};
 use jepsen::harness::{Harness, Trying as _};
 use jepsen::nemesis::{Fault, fault};
 use jepsen::report::table;
@@ -75,7 +78,7 @@ struct Run {
     workload: Workload,
     /// Faults to draw from: names and groups, separated by commas
     ///
-    /// Groups: kill, pause, partition, network, clock, orders, disk, all, none.
+    /// Groups: kill, pause, partition, network, clock, orders, disk, container, engine, all, none.
     #[arg(long, default_value = "none")]
     nemesis: String,
     /// Faults and their times, instead of drawing them: FAULT[@TARGET]:SECOND+SECONDS, separated by commas
@@ -109,6 +112,14 @@ struct Run {
     /// After power cuts acknowledged writes may be lost then: a run that must not be valid.
     #[arg(long)]
     lying_disks: bool,
+    /// With `--env compose`: containers live on while the Docker engine is away
+    #[arg(long)]
+    live_restore: bool,
+    /// With `--env compose`: whether the engine's name server answers for names that nobody has
+    ///
+    /// The name of a container that is down is such a name.
+    #[arg(long, value_enum, default_value = "answered")]
+    names: Names,
 }
 
 #[derive(Debug, Args)]
@@ -189,23 +200,15 @@ fn make(arguments: Run) -> Result<u8, Harness> {
         durability,
         bare_witness: arguments.bare_witness,
         lying_disks: arguments.lying_disks,
+        live_restore: arguments.live_restore,
+        names: arguments.names,
     };
     options.plan()?;
     let dir = options.directory()?;
     // While there is one thread: all others are where the clients are then.
-    let world = match env {
-        Kind::Process => None,
-        Kind::Netns => {
-            if let Some(missing) = world::missing() {
-                return Err(Harness::new(format!("cannot make networks: {missing}")));
-            }
-            let world = World::create(3)?;
-            world.enter_clients()?;
-            Some(world)
-        }
-    };
+    let ground = ground(&options)?;
     say(&format!("{} seed {seed}, kept in {}", options.name(), dir.display()));
-    let verdict = on_runtime(&options, world, &dir)?;
+    let verdict = on_runtime(&options, ground, &dir)?;
     for check in &verdict.0 {
         say(&check.to_string());
     }
@@ -213,7 +216,30 @@ fn make(arguments: Run) -> Result<u8, Harness> {
     Ok(verdict.word().exit_code())
 }
 
-fn on_runtime(options: &Options, world: Option<World>, dir: &Path) -> Result<Verdict, Harness> {
+fn ground(options: &Options) -> Result<Ground, Harness> {
+    match options.env {
+        Kind::Process => Ok(Ground::Loopback),
+        Kind::Netns => {
+            if let Some(missing) = world::missing() {
+                return Err(Harness::new(format!("cannot make networks: {missing}")));
+            }
+            let world = World::create(3)?;
+            world.enter_clients()?;
+            Ok(Ground::Networks(world))
+        }
+        Kind::Compose => {
+            if let Some(missing) = containers::missing() {
+                return Err(Harness::new(format!("cannot make containers: {missing}")));
+            }
+            let answered = options.names == Names::Answered;
+            let engine = Engine::start_asking(options.live_restore, answered.then_some(GATEWAY));
+            let resolver = answered.then(Resolver::start).transpose()?;
+            Ok(Ground::Engine(Box::new(engine), resolver))
+        }
+    }
+}
+
+fn on_runtime(options: &Options, ground: Ground, dir: &Path) -> Result<Verdict, Harness> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.trying(|| "start a runtime".to_owned())?;
@@ -224,7 +250,7 @@ fn on_runtime(options: &Options, world: Option<World>, dir: &Path) -> Result<Ver
             asked.ask();
         }
     });
-    let running = || runtime.block_on(run::run(options, world, dir, &stop));
+    let running = || runtime.block_on(run::run(options, ground, dir, &stop));
     // Whatever panics there is a fault of the suite: it asserts what it needs.
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(running));
     // What still runs there are clients who wait for answers.

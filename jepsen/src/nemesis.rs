@@ -1,6 +1,7 @@
 //! Faults: which there are, when they come, how they are made and undone.
 
 pub mod clocks;
+pub mod containers;
 pub mod disks;
 pub mod fault;
 pub mod inflict;

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use ha_tests::status;
 use tokio::sync::watch::channel;
 
-use crate::env::clocks;
-use crate::env::world::World;
-use crate::env::{Durability, Env, Kind};
+use crate::env::place::Place;
+use crate::env::resolver::Names;
+use crate::env::{Durability, Env, Ground, Kind};
 use crate::harness::{Harness, Trying as _};
 use crate::journal::Journal;
 use crate::nemesis::{Fault, Plan};
@@ -73,6 +73,10 @@ pub struct Options {
     pub bare_witness: bool,
     /// Whether disks for data say that they synced, and do not, from the first client on.
     pub lying_disks: bool,
+    /// Whether containers live on while their engine is away.
+    pub live_restore: bool,
+    /// Whether names that are not known to their engine are answered.
+    pub names: Names,
 }
 
 /// Whether somebody wants the run to end early.
@@ -142,15 +146,15 @@ impl Options {
 /// If the suite failed; that says nothing of the cluster.
 pub async fn run(
     options: &Options,
-    world: Option<World>,
+    ground: Ground,
     dir: &Path,
     stop: &Stop,
 ) -> Result<Verdict, Harness> {
     let plan = options.plan()?;
     let journal = Arc::new(Journal::create(dir)?);
-    let mut env = Env::create(&options.name(), world, options.durability, options.bare_witness)?;
+    let mut env = Env::create(&options.name(), ground, options.durability, options.bare_witness)?;
     if plan.any(Fault::puts_off_clocks) {
-        env.clocks = Some(clocks::prepare(&mut env)?);
+        env.wind_clocks()?;
     }
     if options.lying_disks || plan.any(Fault::needs_disks) {
         env.mount_disks()?;
@@ -208,23 +212,23 @@ pub async fn run(
 
 /// Starts the cluster and makes what clients need.
 async fn prepare(env: &mut Env, options: &Options) -> Result<Access, Harness> {
-    let primary = if env.disks.is_some() {
-        env.cluster.start_agents();
-        let status = env.cluster.streaming(ON_DISKS_LIMIT).await;
-        status::holder(&status).to_owned()
-    } else {
-        env.cluster.bootstrap().await.0
+    let primary = match &mut env.place {
+        Place::Containers(containers) => containers.begin(options.bare_witness).await,
+        Place::Processes(cluster) if env.disks.is_some() => {
+            cluster.start_agents();
+            let status = cluster.streaming(ON_DISKS_LIMIT).await;
+            status::holder(&status).to_owned()
+        }
+        Place::Processes(cluster) => cluster.bootstrap().await.0,
     };
     // Where the witness keeps no WAL, the standby alone is in the quorum.
     if options.durability == Durability::Quorum && !options.bare_witness {
-        // One that never comes in force is a matter of the cluster: it is not healthy in the end.
-        let in_force = env.cluster.quorum_in_force(1, IN_FORCE_LIMIT * 2);
-        drop(tokio::time::timeout(IN_FORCE_LIMIT, in_force).await);
+        env.place.quorum_in_force(IN_FORCE_LIMIT).await;
     }
-    let session = env.cluster.node(&primary).session().await.trying(|| "open a session".to_owned());
-    schema::create(&session?).await.trying(|| "make the tables".to_owned())?;
-    let superuser_file = env.cluster.node(&primary).superuser_file();
-    Ok(Access { databases: env.databases()?, superuser_file })
+    let session = env.place.session(&primary).await?;
+    schema::create(&session).await.trying(|| "make the tables".to_owned())?;
+    let superuser_file = env.place.superuser_file();
+    Ok(Access { databases: env.place.databases()?, superuser_file })
 }
 
 /// Returns the clients of a run: to each database some that stay there, and some that look for the primary.
@@ -248,7 +252,7 @@ fn keep(
     intervals: &[watch::Interval],
     story: &Story,
 ) -> Result<(), Harness> {
-    env.keep_logs(&dir.join("logs"))?;
+    env.place.keep_logs(&dir.join("logs"))?;
     let lines: Vec<String> = intervals.iter().map(|i| format!("{}\n", i.json())).collect();
     std::fs::write(dir.join(LEASES), lines.concat()).trying(|| format!("write {LEASES}"))?;
     let told: Vec<String> = story.happened.iter().map(|h| format!("{}\n", h.line())).collect();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::env::{Kind, world};
+use crate::env::{Kind, containers, world};
 use crate::harness::{Harness, Trying as _};
 use crate::report;
 use lists::Entry;
@@ -179,9 +179,12 @@ fn make(entry: &Entry, store: &Path, seed: u64, say: &mut dyn FnMut(&str)) -> Re
         said: said.to_owned(),
         command: arguments.join(" "),
     };
-    if entry.env == Kind::Netns
-        && let Some(missing) = world::missing()
-    {
+    let missing = match entry.env {
+        Kind::Process => None,
+        Kind::Netns => world::missing(),
+        Kind::Compose => containers::missing().map(str::to_owned),
+    };
+    if let Some(missing) = missing {
         return Ok(row(None, &missing));
     }
     let limit = Duration::from_secs(entry.seconds) + BESIDES;

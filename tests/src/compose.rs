@@ -1,6 +1,8 @@
 //! A cluster in containers, made with `deploy/compose.yaml` as users have it, and the Docker commands
 //! that people and machines do to it.
 
+pub mod fixed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -10,6 +12,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ha_proto::v1::StatusReply;
@@ -21,7 +24,11 @@ use crate::wait::{eventually, within};
 use crate::writer::{Acks, Place, Writer};
 use crate::{node, status};
 
-const SERVICES: [&str; 5] = ["n1", "n2", "n3", "n1-postgres", "n2-postgres"];
+/// The containers: agents, then databases.
+pub const SERVICES: [&str; 5] = ["n1", "n2", "n3", "n1-postgres", "n2-postgres"];
+/// Where what agents and guards say to each other lies, and further files of Compose.
+const FILES: &str = "/run";
+const PREFIX: &str = "haclt-test-";
 /// How long one Docker command may take on a busy machine.
 const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 /// How long a client waits for an answer.
@@ -49,8 +56,10 @@ pub struct Compose {
     written: i64,
     story: Vec<String>,
     began: Instant,
-    /// The engine, if it is not the machine's.
-    engine: Option<Engine>,
+    /// The engine, if it is not the machine's: whoever ends it for a while holds the lock.
+    engine: Option<Arc<Mutex<Engine>>>,
+    /// Where that one answers.
+    socket: Option<PathBuf>,
     /// Further files of Compose, on top of the first.
     besides: Vec<PathBuf>,
     /// Environment that those need.
@@ -86,11 +95,7 @@ impl Ports {
 
 /// Returns whether an engine and Compose are there; says so loudly if not.
 pub fn is_there() -> bool {
-    let runs = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
-        output.is_ok_and(|output| output.status.success())
-    };
-    let there = runs("docker", &["version"]) && runs("docker-compose", &["version"]);
+    let there = is_found();
     if !there {
         let mut err = std::io::stderr().lock();
         writeln!(err, "SKIPPED: no Docker engine, or no docker-compose").expect("standard error");
@@ -98,19 +103,28 @@ pub fn is_there() -> bool {
     there
 }
 
+/// Returns whether an engine and Compose are there.
+pub fn is_found() -> bool {
+    let runs = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    runs("docker", &["version"]) && runs("docker-compose", &["version"])
+}
+
 impl Compose {
     /// Makes the image of the agent of a major version, on the machine's engine or another; nothing is
     /// started yet.
     pub fn prepare(major: u32, engine: Option<Engine>) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let project = format!("haclt-test-{}-{number}", std::process::id());
+        let project = format!("{PREFIX}{}-{number}", std::process::id());
         let image = format!("postgres:{major}");
         let agent = agent_image(major);
         if let Some(engine) = &engine {
             engine.load(&[&image, &agent]);
         }
         Self {
-            permits: Path::new("/run").join(&project),
+            permits: Path::new(FILES).join(&project),
             project,
             major,
             ports: Ports::free(),
@@ -119,7 +133,8 @@ impl Compose {
             written: 0,
             story: Vec::new(),
             began: Instant::now(),
-            engine,
+            socket: engine.as_ref().map(Engine::socket),
+            engine: engine.map(|engine| Arc::new(Mutex::new(engine))),
             besides: Vec::new(),
             further: Vec::new(),
             addresses: BTreeMap::new(),
@@ -138,7 +153,7 @@ impl Compose {
 
     /// Gives volumes small disks of their own, before the first start.
     pub fn small(&mut self, volumes: &[&str], mib: u32) -> Vec<SmallDisk> {
-        let beside = |name: &str| Path::new("/run").join(format!("{}-{name}", self.project));
+        let beside = |name: &str| self.beside(name);
         let (mut disks, mut text) = (Vec::new(), "volumes:\n".to_owned());
         for volume in volumes {
             let path = beside(volume);
@@ -146,10 +161,19 @@ impl Compose {
             let options = format!("{{type: none, o: bind, device: \"{}\"}}", path.display());
             writeln!(text, "  {volume}: {{driver_opts: {options}}}").expect("a text");
         }
-        let file = beside("disks.yaml");
+        self.add_file("disks.yaml", &text);
+        disks
+    }
+
+    fn beside(&self, name: &str) -> PathBuf {
+        Path::new(FILES).join(format!("{}-{name}", self.project))
+    }
+
+    /// Puts a file of Compose on top that is only this cluster's.
+    pub fn add_file(&mut self, name: &str, text: &str) {
+        let file = self.beside(name);
         std::fs::write(&file, text).expect("a file of ours");
         self.besides.push(file);
-        disks
     }
 
     /// Puts another of the repository's Compose files on top, with the environment that it needs.
@@ -179,18 +203,29 @@ impl Compose {
     }
 
     /// Returns the engine that is not the machine's.
-    pub fn engine(&mut self) -> &mut Engine {
-        self.engine.as_mut().expect("a cluster on an engine of its own")
+    pub fn engine(&mut self) -> MutexGuard<'_, Engine> {
+        let engine = self.engine.as_ref().expect("a cluster on an engine of its own");
+        engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the same, for somebody who ends it while others go on.
+    pub fn shared_engine(&self) -> Arc<Mutex<Engine>> {
+        Arc::clone(self.engine.as_ref().expect("a cluster on an engine of its own"))
     }
 
     /// Returns docker, bound to the cluster's engine.
-    fn docker_command(&self, arguments: &[&str]) -> Command {
+    pub fn docker_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("docker");
         command.args(arguments);
-        if let Some(engine) = &self.engine {
-            command.env("DOCKER_HOST", engine.host());
+        if let Some(socket) = &self.socket {
+            command.env("DOCKER_HOST", format!("unix://{}", socket.display()));
         }
         command
+    }
+
+    /// Runs docker on the cluster's engine, whatever comes of it.
+    pub fn docker_output(&self, arguments: &[&str]) -> Output {
+        bounded(&mut self.docker_command(arguments))
     }
 
     /// Runs docker on the cluster's engine; panics if it fails.
@@ -206,6 +241,11 @@ impl Compose {
     /// Returns the name of a volume.
     pub fn volume(&self, name: &str) -> String {
         format!("{}_{name}", self.project)
+    }
+
+    /// Returns the directory that an agent and its guard share.
+    pub fn permit_dir(&self, node: &str) -> PathBuf {
+        self.permits.join(format!("{}-{node}", self.project))
     }
 
     /// Returns the name of the network.
@@ -246,9 +286,9 @@ impl Compose {
             .env("HACLT_N1_GRPC_PORT", g1.to_string())
             .env("HACLT_N2_GRPC_PORT", g2.to_string())
             .env("HACLT_N3_GRPC_PORT", g3.to_string());
-        if let Some(engine) = &self.engine {
-            command.env("DOCKER_HOST", engine.host());
-            command.env("HACLT_DOCKER_SOCKET", engine.socket());
+        if let Some(socket) = &self.socket {
+            command.env("DOCKER_HOST", format!("unix://{}", socket.display()));
+            command.env("HACLT_DOCKER_SOCKET", socket);
         }
         if self.major >= 18 {
             command.env("HACLT_IMAGE_VOLUME", "/var/lib/postgresql");
@@ -415,6 +455,7 @@ impl Compose {
         let listed = bounded(&mut self.docker_command(&all));
         drop(writeln!(err, "{}", said(&listed)));
         if let Some(engine) = &self.engine {
+            let engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
             drop(writeln!(err, "--- engine\n{}", engine.log()));
         }
     }
@@ -422,8 +463,8 @@ impl Compose {
 
 impl Drop for Compose {
     fn drop(&mut self) {
-        if let Some(engine) = &mut self.engine {
-            engine.run();
+        if self.engine.is_some() {
+            self.engine().run();
         }
         self.show();
         // An engine of our own takes everything with it.
@@ -431,7 +472,7 @@ impl Drop for Compose {
             self.remove();
         }
         drop(std::fs::remove_dir_all(&self.permits));
-        for file in self.besides.iter().filter(|file| file.starts_with("/run")) {
+        for file in self.besides.iter().filter(|file| file.starts_with(FILES)) {
             drop(std::fs::remove_file(file));
         }
     }
@@ -490,7 +531,20 @@ pub fn unpause(container: &str) {
     assert!(output.status.success() || text.contains("is not paused"), "{text}");
 }
 
-pub(crate) fn bounded(command: &mut Command) -> Output {
+/// Removes what clusters of a process that was killed have in memory; its engine is gone.
+pub(crate) fn clear_files_of(pid: &str) {
+    let ours = format!("{PREFIX}{pid}-");
+    for entry in std::fs::read_dir(FILES).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&ours) {
+            // What cannot be removed is in the way of nobody: names have the process's id.
+            drop(std::fs::remove_file(entry.path()));
+            drop(std::fs::remove_dir_all(entry.path()));
+        }
+    }
+}
+
+/// Runs a command to its end, or kills it after a while.
+pub fn bounded(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("it was there before");
     let pid = i32::try_from(child.id()).expect("a process id");

@@ -28,6 +28,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 #[derive(Debug)]
 pub struct Engine {
     name: String,
+    live_restore: bool,
     daemon: Option<Child>,
     /// Ours, as systemd's is: what containers have mounted outlives a restart of the engine.
     listener: UnixListener,
@@ -35,11 +36,7 @@ pub struct Engine {
 
 /// Returns whether a test can have an engine of its own; says so loudly if not.
 pub fn can_be_made() -> bool {
-    let runs = |program: &str, argument: &str| {
-        let output = Command::new(program).arg(argument).stdin(Stdio::null()).output();
-        output.is_ok_and(|output| output.status.success())
-    };
-    let can = getuid().is_root() && runs("dockerd", "--version") && runs("ip", "-V");
+    let can = is_possible();
     if !can {
         let mut err = std::io::stderr().lock();
         writeln!(err, "SKIPPED: not root, or no dockerd").expect("standard error");
@@ -47,15 +44,30 @@ pub fn can_be_made() -> bool {
     can
 }
 
+/// Returns whether this machine can have a further engine.
+pub fn is_possible() -> bool {
+    let runs = |program: &str, argument: &str| {
+        let output = Command::new(program).arg(argument).stdin(Stdio::null()).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    getuid().is_root() && runs("dockerd", "--version") && runs("ip", "-V")
+}
+
 impl Engine {
     /// Starts an engine and moves this thread, and all that it starts from now on, into its network.
     pub fn start(live_restore: bool) -> Self {
+        Self::start_asking(live_restore, None)
+    }
+
+    /// The same. What its own name server does not know it asks of the one at that address.
+    pub fn start_asking(live_restore: bool, dns: Option<&str>) -> Self {
         clear_stale();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", std::process::id());
         let dir = dir(&name);
         fs::create_dir_all(&dir).expect("a directory of ours");
-        let settings = format!("{{\"live-restore\": {live_restore}}}\n");
+        let dns: Vec<&str> = dns.into_iter().collect();
+        let settings = serde_json::json!({ "live-restore": live_restore, "dns": dns }).to_string();
         fs::write(dir.join("daemon.json"), settings).expect("a directory of ours");
         ip(&["netns", "add", &name]);
         ip(&["-n", &name, "link", "set", "lo", "up"]);
@@ -63,7 +75,7 @@ impl Engine {
         move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
             .expect("root may enter it");
         let listener = UnixListener::bind(dir.join("socket")).expect("a directory of ours");
-        let mut engine = Self { name, daemon: None, listener };
+        let mut engine = Self { name, live_restore, daemon: None, listener };
         engine.run();
         engine
     }
@@ -137,9 +149,19 @@ impl Engine {
         dir(&self.name).join("socket")
     }
 
+    /// Returns whether containers live on while the daemon is away.
+    pub const fn restores_live(&self) -> bool {
+        self.live_restore
+    }
+
+    /// Returns the file with what it said.
+    pub fn log_file(&self) -> PathBuf {
+        dir(&self.name).join("log")
+    }
+
     /// Returns the end of what it said.
     pub fn log(&self) -> String {
-        let log = fs::read_to_string(dir(&self.name).join("log")).unwrap_or_default();
+        let log = fs::read_to_string(self.log_file()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines.get(lines.len().saturating_sub(60)..).unwrap_or_default().join("\n")
     }
@@ -231,8 +253,10 @@ fn clear_stale() {
     for entry in fs::read_dir(BELOW).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
-        if maker.is_some_and(|(pid, _)| !Path::new("/proc").join(pid).exists()) {
+        let dead = maker.filter(|(pid, _)| !Path::new("/proc").join(pid).exists());
+        if let Some((pid, _)) = dead {
             clear(&name);
+            crate::compose::clear_files_of(pid);
         }
     }
 }

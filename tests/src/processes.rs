@@ -35,18 +35,42 @@ pub fn under(base: &Path) -> Vec<Process> {
     let pids = fs::read_dir("/proc").expect("/proc is mounted");
     pids.filter_map(|entry| {
         let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-        let program = exe.file_name()?.to_str()?.trim_end_matches(" (deleted)").to_owned();
-        if !PROGRAMS.contains(&program.as_str()) {
-            return None;
-        }
-        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        let process = known(pid)?;
         let home = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-        let ours = command.contains(&prefix) || home.starts_with(base);
-        ours.then_some(Process { pid, program, command })
+        let ours = process.command.contains(&prefix) || home.starts_with(base);
+        ours.then_some(process)
     })
     .collect()
+}
+
+/// Returns every living process of ours in a container, by its full id. No engine is asked.
+pub fn of_container(id: &str) -> Vec<Process> {
+    let pids = fs::read_dir("/proc").expect("/proc is mounted");
+    pids.filter_map(|entry| {
+        let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let process = groups.contains(id).then(|| known(pid)).flatten()?;
+        is_alive(pid).then_some(process)
+    })
+    .collect()
+}
+
+/// Returns a process that runs one of the programs.
+fn known(pid: i32) -> Option<Process> {
+    let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let program = exe.file_name()?.to_str()?.trim_end_matches(" (deleted)").to_owned();
+    if !PROGRAMS.contains(&program.as_str()) {
+        return None;
+    }
+    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let command = String::from_utf8_lossy(&command).replace('\0', " ");
+    Some(Process { pid, program, command })
+}
+
+/// Returns the parent of a process.
+pub fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
 /// Returns the living processes of a program that were started for a directory: each tool carries it in

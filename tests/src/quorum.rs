@@ -17,12 +17,7 @@ impl Cluster {
     /// receives it.
     pub async fn quorum_in_force(&self, required: u32, limit: Duration) -> StatusReply {
         let what = format!("a quorum of {required} is in force and everybody acknowledges");
-        self.await_status(&what, limit, |s| {
-            let Some(quorum) = &s.wal_quorum else { return false };
-            let everybody = quorum.members.iter().all(|m| quorum.acknowledging.contains(m));
-            quorum.required == required && quorum.members.len() + 1 == s.nodes.len() && everybody
-        })
-        .await
+        self.await_status(&what, limit, |s| status::everybody_acknowledges(s, required)).await
     }
 
     /// Waits until a quorum needs so many acknowledgements, whoever gives them.

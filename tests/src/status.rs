@@ -61,6 +61,13 @@ pub fn all_follow(status: &StatusReply) -> bool {
     status.nodes.iter().any(|node| node.role == "primary") && status.nodes.iter().all(follows)
 }
 
+/// Returns whether commits wait for a quorum of so many acknowledgements that all nodes make, and all receive WAL.
+pub fn everybody_acknowledges(status: &StatusReply, required: u32) -> bool {
+    let Some(quorum) = &status.wal_quorum else { return false };
+    let everybody = quorum.members.iter().all(|m| quorum.acknowledging.contains(m));
+    quorum.required == required && quorum.members.len() + 1 == status.nodes.len() && everybody
+}
+
 /// Returns whether a standby streams and has everything that the primary has.
 pub fn streams(status: &StatusReply, name: &str) -> bool {
     let node = node(status, name);

@@ -21,6 +21,16 @@ impl Busy {
         is_free.then(|| Held { busy: self.clone(), what: what.to_owned() })
     }
 
+    /// Returns whether somebody has something.
+    pub fn has(&self, what: &str) -> bool {
+        self.names().contains(what)
+    }
+
+    /// Returns whether somebody has anything whose name begins so.
+    pub fn has_any(&self, prefix: &str) -> bool {
+        self.names().iter().any(|name| name.starts_with(prefix))
+    }
+
     fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
         // A set of names is whole whoever panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -43,6 +53,8 @@ mod tests {
         let held = busy.take("clock n1");
         assert!(held.is_some() && busy.take("clock n2").is_some());
         assert!(busy.clone().take("clock n1").is_none());
+        assert!(busy.has("clock n1") && !busy.has("clock n2") && !busy.has_any("line "));
+        assert!(busy.has_any("clock "));
         drop(held);
         assert!(busy.take("clock n1").is_some());
     }

@@ -11,9 +11,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ha_tests::{Node, processes, programs};
+use ha_tests::{Cluster, Node, processes, programs};
 
-use super::Env;
 use crate::harness::{Harness, Trying as _};
 
 /// Names the directory with the two libraries, if it is not where distributions have it.
@@ -84,7 +83,7 @@ fn found() -> Result<PathBuf, String> {
 ///
 /// # Errors
 /// If the files cannot be written.
-pub fn prepare(env: &mut Env) -> Result<Result<Clocks, String>, Harness> {
+pub fn prepare(cluster: &mut Cluster) -> Result<Result<Clocks, String>, Harness> {
     let library = match found() {
         Ok(library) => library,
         Err(why) => return Ok(Err(why)),
@@ -92,7 +91,7 @@ pub fn prepare(env: &mut Env) -> Result<Result<Clocks, String>, Harness> {
     // Left by a run that was killed.
     sweep(Path::new(SHARED));
     let mut files = BTreeMap::new();
-    for node in env.cluster.nodes_mut() {
+    for node in cluster.nodes_mut() {
         let file = node.dir.join("clock");
         write(&file, 0)?;
         let tools = node.dir.join("programs");

@@ -5,6 +5,7 @@ use super::inflict::{Active, Undo};
 use crate::disk::Loss;
 use crate::env::Env;
 use crate::env::disks::{Ill, Use};
+use crate::env::place::Place;
 use crate::harness::Harness;
 use crate::nemesis::Outcome;
 use crate::random::Random;
@@ -33,7 +34,7 @@ pub fn hurt(
     name: &str,
     random: &mut Random,
 ) -> Result<(Outcome, Option<Active>), Harness> {
-    let Some(disks) = &mut env.disks else {
+    let (Some(disks), Place::Processes(cluster)) = (&mut env.disks, &mut env.place) else {
         let why = crate::env::disks::missing().unwrap_or("the nodes have no disks of their own");
         return Ok((Outcome::Skipped(why.to_owned()), None));
     };
@@ -41,7 +42,7 @@ pub fn hurt(
         let sync_ms = random.between(SLOW_MS.0, SLOW_MS.1);
         (disks.hurt((name, used), ill, sync_ms)?, Undo::Mend(name.to_owned(), used, ill))
     } else {
-        env.cluster.node_mut(name).kill_everything();
+        cluster.node_mut(name).kill_everything();
         // A loss of all is what most programs are made for; of some, what most disks do.
         let loss = if random.percent(30) { Loss::All } else { Loss::Some(random.draw()) };
         (Ok(disks.lose(name, &loss)?), Undo::StartAgent(name.to_owned()))

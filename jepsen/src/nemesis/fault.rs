@@ -87,6 +87,16 @@ pub enum Fault {
     FullDiskRaft,
     /// SIGKILL to every process of a node at once, and what it did not sync is lost; its agent is started at the end.
     PowerCut,
+    /// `docker kill` of a database's container, guard and all.
+    KillContainer,
+    /// `docker pause` of a database's container; `docker unpause` at the end.
+    PauseContainer,
+    /// `docker restart` of an agent's or a database's container.
+    RestartContainer,
+    /// `docker stop` of an agent's or a database's container; `docker start` at the end.
+    StopContainer,
+    /// SIGTERM or SIGKILL to the Docker engine; started again at the end.
+    RestartEngine,
 }
 
 impl Fault {
@@ -133,10 +143,22 @@ impl Fault {
         )
     }
 
+    /// Returns whether nodes must be in containers.
+    pub const fn needs_containers(self) -> bool {
+        matches!(
+            self,
+            Self::KillContainer
+                | Self::PauseContainer
+                | Self::RestartContainer
+                | Self::StopContainer
+                | Self::RestartEngine
+        )
+    }
+
     /// Returns whether a server that nobody could end may answer reads for a moment although another node has
     /// taken over: it cannot acknowledge a commit, but what it reads is old. The design says so.
     pub const fn allows_stale_reads(self) -> bool {
-        matches!(self, Self::FreezeNode | Self::PauseGuard)
+        matches!(self, Self::FreezeNode | Self::PauseGuard | Self::PauseContainer)
     }
 
     /// Returns whether what clients read may be lost: commits whose wait was cancelled are visible.
@@ -155,12 +177,17 @@ impl Fault {
     /// Returns how long it lasts at least and at most, in milliseconds.
     pub const fn span_ms(self) -> (u64, u64) {
         match self {
-            Self::KillGuard | Self::KillPostmaster | Self::KillBackend | Self::KillWalsender => {
-                (500, 2000)
-            }
+            Self::KillGuard
+            | Self::KillPostmaster
+            | Self::KillBackend
+            | Self::KillWalsender
+            | Self::KillContainer
+            | Self::RestartContainer => (500, 2000),
             Self::KillReceiver | Self::ConfigSet | Self::Switchover => (500, 4000),
             Self::PauseAgent | Self::PauseGuard | Self::PausePostmaster => (500, 9000),
             Self::RollingRestart => (5000, 15_000),
+            // Some shorter than the lease, most longer.
+            Self::RestartEngine => (1000, 12_000),
             _ => (1000, 9000),
         }
     }
@@ -176,7 +203,11 @@ impl Fault {
             | Self::RollingRestart
             | Self::PowerCut
             | Self::FullDiskData
-            | Self::FullDiskRaft => Duration::from_secs(30),
+            | Self::FullDiskRaft
+            | Self::PauseContainer
+            | Self::RestartContainer
+            | Self::StopContainer
+            | Self::RestartEngine => Duration::from_secs(30),
             Self::PauseCluster | Self::PauseGuard => Duration::from_secs(20),
             _ => Duration::from_secs(15),
         }
@@ -184,7 +215,7 @@ impl Fault {
 }
 
 /// Names for several faults at once.
-const GROUPS: [(&str, &[Fault]); 8] = [
+const GROUPS: [(&str, &[Fault]); 10] = [
     (
         "kill",
         &[
@@ -238,6 +269,16 @@ const GROUPS: [(&str, &[Fault]); 8] = [
             Fault::PowerCut,
         ],
     ),
+    (
+        "container",
+        &[
+            Fault::KillContainer,
+            Fault::PauseContainer,
+            Fault::RestartContainer,
+            Fault::StopContainer,
+        ],
+    ),
+    ("engine", &[Fault::RestartEngine]),
     ("none", &[]),
 ];
 
@@ -251,8 +292,10 @@ const ALL_BUT_CANCEL: &str = "all-but-cancel";
 pub fn parse_list(text: &str) -> Result<Vec<Fault>, String> {
     let mut found = Vec::new();
     for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        // Disks of their own make a whole cluster slow: whoever wants those names them.
-        let all = Fault::value_variants().iter().filter(|fault| !fault.needs_disks());
+        // Disks of their own make a whole cluster slow, and most clusters are in no containers: whoever wants those
+        // names them.
+        let named_only = |fault: &Fault| fault.needs_disks() || fault.needs_containers();
+        let all = Fault::value_variants().iter().filter(|fault| !named_only(fault));
         if name == "all" {
             found.extend(all);
         } else if name == ALL_BUT_CANCEL {
@@ -292,7 +335,7 @@ mod tests {
     fn a_list_names_faults_groups_or_all_and_nothing_twice() {
         assert_eq!(parse_list("none"), Ok(vec![]));
         assert_eq!(parse_list("switchover,orders").unwrap().len(), 4);
-        let all = parse_list("all,disk").unwrap();
+        let all = parse_list("all,disk,container,engine").unwrap();
         assert_eq!(all, Fault::value_variants());
         assert!(all.len() > parse_list("all").unwrap().len());
         assert_eq!(parse_list("kill-agent, ring"), Ok(vec![Fault::KillAgent, Fault::Ring]));
@@ -317,9 +360,10 @@ mod tests {
         for fault in Fault::value_variants() {
             assert_eq!(fault.needs_networks(), partitions.contains(fault), "{fault:?}");
         }
-        let disks = GROUPS.iter().find(|(name, _)| *name == "disk").unwrap().1;
+        let containers = [of("container"), of("engine")].concat();
         for fault in Fault::value_variants() {
-            assert_eq!(fault.needs_disks(), disks.contains(fault), "{fault:?}");
+            assert_eq!(fault.needs_disks(), of("disk").contains(fault), "{fault:?}");
+            assert_eq!(fault.needs_containers(), containers.contains(fault), "{fault:?}");
         }
     }
 }

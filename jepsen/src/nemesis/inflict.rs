@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use ha_tests::processes;
+use ha_tests::Cluster;
+use ha_tests::processes::send;
 use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::containers::{self, Made};
 use super::disks;
 use super::links::{self, Link};
 use super::orders;
@@ -14,7 +16,10 @@ use super::plan::Target;
 use super::slow::Slow;
 use super::{Fault, Outcome, Planned, clocks, targets, victims};
 use crate::env::Env;
+use crate::env::busy::Held;
+use crate::env::containers::{Containers, together};
 use crate::env::disks::{Ill, Use};
+use crate::env::place::Place;
 use crate::env::world::Change;
 use crate::harness::{Harness, Trying as _};
 use crate::random::Random;
@@ -32,6 +37,10 @@ pub enum Undo {
     Continue(i32),
     /// All processes of a node go on.
     Thaw(String),
+    /// Containers that are paused go on, in that order.
+    Unpause(Vec<String>, Vec<Held>),
+    /// The containers of a node are put on their network again.
+    Connect(String, Held),
     /// Links work again.
     Join(Vec<Link>),
     /// A task that cuts links and joins them is ended, and the links work again.
@@ -59,21 +68,16 @@ pub struct Active {
 ///
 /// # Errors
 /// If the suite could not do what it must be able to do.
-pub async fn start(
-    env: &mut Env,
-    planned: &Planned,
-    access: &Access,
-) -> Result<(Outcome, Option<Active>), Harness> {
+pub async fn start(env: &mut Env, planned: &Planned, access: &Access) -> Result<Made, Harness> {
     let mut random = Random::new(planned.seed, 1);
     let fault = planned.fault;
-    if fault.needs_networks() && env.world.is_none() {
-        let why = "the nodes have no networks of their own";
+    if let Some(why) = env.kind().cannot(fault) {
         return Ok((Outcome::Skipped(why.to_owned()), None));
     }
     match fault {
         Fault::Switchover | Fault::ConfigSet | Fault::RollingRestart | Fault::PauseCluster => {
             let (stop, stopped) = watch::channel(false);
-            let task = orders::give(fault, &env.cluster, &mut random, stopped);
+            let task = orders::give(fault, &env.place, &mut random, stopped);
             Ok(installed(fault, None, "order given", Undo::End(task, stop)))
         }
         Fault::CancelWaits => {
@@ -81,6 +85,12 @@ pub async fn start(
             let task = tokio::spawn(cancel_waits(access.clone(), stopped));
             Ok(installed(fault, None, "waits are cancelled", Undo::End(task, stop)))
         }
+        Fault::RestartEngine => match &mut env.place {
+            Place::Containers(place) => {
+                Ok(containers::restart_engine(place, &env.busy, &mut random))
+            }
+            Place::Processes(_) => Err(Harness::new("there is no engine")),
+        },
         _ => on_node(env, planned, access, &mut random).await,
     }
 }
@@ -90,13 +100,18 @@ async fn on_node(
     planned: &Planned,
     access: &Access,
     random: &mut Random,
-) -> Result<(Outcome, Option<Active>), Harness> {
+) -> Result<Made, Harness> {
     let fault = planned.fault;
     let (target, data) = narrowed(fault, &planned.target, random);
-    let name = match targets::resolve(&env.cluster, &target, data, random).await {
+    let name = match targets::resolve(&env.place, &target, data, random).await {
         Ok(name) => name,
         Err(why) => return Ok((Outcome::Skipped(why), None)),
     };
+    if let Place::Containers(place) = &mut env.place
+        && let Some(made) = containers::hurt(place, &env.busy, fault, &name, random)
+    {
+        return Ok(made);
+    }
     if fault.puts_off_clocks() {
         return put_off(env, fault, &name, (access, random));
     }
@@ -111,10 +126,10 @@ async fn on_node(
     }
     match fault {
         Fault::KillNode => {
-            env.cluster.node_mut(&name).kill_everything();
+            processes(env)?.node_mut(&name).kill_everything();
             Ok(installed(fault, Some(&name), "killed", Undo::StartAgent(name.clone())))
         }
-        Fault::FreezeNode => match victims::freeze(env.cluster.node_mut(&name)) {
+        Fault::FreezeNode => match victims::freeze(&mut env.place, &name) {
             Ok(count) => {
                 let text = format!("{count} processes stand still");
                 Ok(installed(fault, Some(&name), &text, Undo::Thaw(name.clone())))
@@ -124,7 +139,21 @@ async fn on_node(
                 Ok((Outcome::Indeterminate(why), Some(active)))
             }
         },
-        _ => Ok(one_process(env, fault, &name, random)),
+        _ => one_process(env, fault, &name, random),
+    }
+}
+
+fn containers(env: &mut Env) -> Result<&mut Containers, Harness> {
+    match &mut env.place {
+        Place::Containers(containers) => Ok(containers),
+        Place::Processes(_) => Err(Harness::new("the nodes are in no containers")),
+    }
+}
+
+fn processes(env: &mut Env) -> Result<&mut Cluster, Harness> {
+    match &mut env.place {
+        Place::Processes(cluster) => Ok(cluster),
+        Place::Containers(_) => Err(Harness::new("the nodes are in containers")),
     }
 }
 
@@ -148,7 +177,9 @@ fn narrowed(fault: Fault, target: &Target, random: &mut Random) -> (Target, bool
         | Fault::SlowDiskRaft
         | Fault::FullDiskData
         | Fault::FullDiskRaft
-        | Fault::PowerCut => (target.clone(), false),
+        | Fault::PowerCut
+        | Fault::RestartContainer
+        | Fault::StopContainer => (target.clone(), false),
         Fault::KillReceiver | Fault::PauseReceiver => match target {
             // A primary receives nothing.
             Target::Primary => (Target::Standby, false),
@@ -179,15 +210,15 @@ fn one_process(
     fault: Fault,
     name: &str,
     random: &mut Random,
-) -> (Outcome, Option<Active>) {
-    let pid = match victims::find(fault, &mut env.cluster, name, random) {
+) -> Result<Made, Harness> {
+    let pid = match victims::find(fault, &mut env.place, name, random) {
         Ok(pid) => pid,
-        Err(why) => return (Outcome::Skipped(why), None),
+        Err(why) => return Ok((Outcome::Skipped(why), None)),
     };
     let text = format!("process {pid}");
-    match fault {
+    Ok(match fault {
         Fault::KillAgent => {
-            env.cluster.node_mut(name).kill_agent();
+            processes(env)?.node_mut(name).kill_agent();
             installed(fault, Some(name), &text, Undo::StartAgent(name.to_owned()))
         }
         Fault::PauseAgent
@@ -196,34 +227,24 @@ fn one_process(
         | Fault::PauseBackend
         | Fault::PauseWalsender
         | Fault::PauseReceiver => {
-            processes::send(pid, Signal::STOP);
+            send(pid, Signal::STOP);
             installed(fault, Some(name), &text, Undo::Continue(pid))
         }
         _ => {
-            processes::send(pid, Signal::KILL);
+            send(pid, Signal::KILL);
             installed(fault, Some(name), &text, Undo::Nothing)
         }
-    }
+    })
 }
 
-fn installed(
-    fault: Fault,
-    node: Option<&str>,
-    text: &str,
-    undo: Undo,
-) -> (Outcome, Option<Active>) {
+pub(super) fn installed(fault: Fault, node: Option<&str>, text: &str, undo: Undo) -> Made {
     let text = node.map_or_else(|| text.to_owned(), |node| format!("{node}: {text}"));
     let active = Active { fault, node: node.map(str::to_owned), undo };
     (Outcome::Installed(text), Some(active))
 }
 
-fn cut(
-    env: &Env,
-    fault: Fault,
-    name: &str,
-    random: &mut Random,
-) -> Result<(Outcome, Option<Active>), Harness> {
-    let nodes = u8::try_from(env.cluster.nodes().len()).unwrap_or(u8::MAX);
+fn cut(env: &Env, fault: Fault, name: &str, random: &mut Random) -> Result<Made, Harness> {
+    let nodes = u8::try_from(env.place.names().len()).unwrap_or(u8::MAX);
     let chosen = number(name);
     let links = links::cut_by(fault, nodes, chosen, random);
     change(env, &links, Change::Add)?;
@@ -246,12 +267,15 @@ async fn slow_down(
     fault: Fault,
     name: &str,
     random: &mut Random,
-) -> Result<(Outcome, Option<Active>), Harness> {
+) -> Result<Made, Harness> {
     let (Some(world), Some(held)) = (&env.world, env.busy.take(&format!("line {name}"))) else {
         return Ok((Outcome::Skipped(format!("the line of {name} is slow already")), None));
     };
+    let Place::Processes(cluster) = &env.place else {
+        return Err(Harness::new("a line of a container"));
+    };
     let at = (world, number(name));
-    match Slow::begin(fault, at, env.cluster.node(name), held, random).await? {
+    match Slow::begin(fault, at, cluster.node(name), held, random).await? {
         Ok((slow, text)) => Ok(installed(fault, Some(name), &text, Undo::Hasten(slow))),
         Err(why) => Ok((Outcome::Skipped(why), None)),
     }
@@ -262,7 +286,7 @@ fn put_off(
     fault: Fault,
     name: &str,
     (access, random): (&Access, &mut Random),
-) -> Result<(Outcome, Option<Active>), Harness> {
+) -> Result<Made, Harness> {
     let clocks = match &env.clocks {
         Some(Ok(clocks)) => clocks,
         Some(Err(why)) => return Ok((Outcome::Skipped(why.clone()), None)),
@@ -274,7 +298,10 @@ fn put_off(
     let Some(held) = whose.iter().map(|n| env.busy.take(&format!("clock {n}"))).collect() else {
         return Ok((Outcome::Skipped(format!("a clock of {} is off", whose.join(", "))), None));
     };
-    let place = (clocks, &env.cluster, held);
+    let Place::Processes(cluster) = &env.place else {
+        return Err(Harness::new("a clock of a container"));
+    };
+    let place = (clocks, cluster.as_ref(), held);
     let (text, task, stop) = clocks::put_off(fault, place, &whose, access, random);
     // Whether there was a fault is known in the end: as of an order.
     Ok(installed(fault, None, &text, Undo::End(task, stop)))
@@ -282,7 +309,7 @@ fn put_off(
 
 fn change(env: &Env, links: &[Link], change: Change) -> Result<(), Harness> {
     let Some(world) = &env.world else { return Ok(()) };
-    let nodes = u8::try_from(env.cluster.nodes().len()).unwrap_or(u8::MAX);
+    let nodes = u8::try_from(env.place.names().len()).unwrap_or(u8::MAX);
     for node in 1..=nodes {
         let here = links.iter().map(|link| link.rules()).filter(|(at, _)| *at == node);
         let rules: Vec<String> = here.flat_map(|(_, rules)| rules).collect();
@@ -312,28 +339,17 @@ impl Active {
     pub async fn stop(self, env: &mut Env) -> Result<Outcome, Harness> {
         match self.undo {
             Undo::Nothing => Ok(Outcome::Installed("over".to_owned())),
-            Undo::StartAgent(name) => {
-                let node = env.cluster.node_mut(&name);
-                if node.agent_runs() {
-                    return Ok(Outcome::Installed(format!("{name}: its agent runs already")));
-                }
-                node.kill_agent();
-                node.start();
-                Ok(Outcome::Installed(format!("{name}: agent started")))
-            }
+            Undo::StartAgent(name) => Ok(env.place.start_agent(&name)),
             Undo::Continue(pid) => {
-                processes::send(pid, Signal::CONT);
+                send(pid, Signal::CONT);
                 Ok(Outcome::Installed(format!("process {pid} goes on")))
             }
-            Undo::Thaw(name) => {
-                let node = env.cluster.node_mut(&name);
-                let agent_runs = node.agent_runs();
-                if !agent_runs {
-                    node.kill_agent();
-                }
-                node.thaw();
-                Ok(Outcome::Installed(format!("{name} goes on")))
+            Undo::Thaw(name) => Ok(env.place.thaw(&name)),
+            Undo::Unpause(services, _held) => {
+                let place = containers(env)?;
+                Ok(together(services.iter().map(|service| place.unpause(service)).collect()))
             }
+            Undo::Connect(name, _held) => Ok(containers(env)?.connect(&name)),
             Undo::Join(links) => {
                 change(env, &links, Change::Remove)?;
                 Ok(Outcome::Installed("joined".to_owned()))
@@ -353,10 +369,15 @@ impl Active {
         }
     }
 
-    /// Tells what goes on beside to end; returns whether it has.
-    pub fn ends(&self) -> bool {
-        let Undo::End(task, stop) = &self.undo else { return true };
-        stop.send_replace(true);
-        task.is_finished()
+    /// Tells what goes on beside to end; returns whether it has, and whether what else is to be undone can be.
+    pub fn ends(&self, place: &Place) -> bool {
+        match &self.undo {
+            Undo::End(task, stop) => {
+                stop.send_replace(true);
+                task.is_finished()
+            }
+            Undo::StartAgent(_) | Undo::Unpause(..) | Undo::Connect(..) => place.obeys(),
+            _ => true,
+        }
     }
 }

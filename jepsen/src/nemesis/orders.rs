@@ -3,12 +3,13 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use ha_tests::{Cluster, Node, programs};
+use ha_tests::programs;
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{Fault, Outcome};
+use crate::env::place::Place;
 use crate::harness::{Harness, Trying as _};
 use crate::random::Random;
 
@@ -35,11 +36,11 @@ fn arguments(fault: Fault, random: &mut Random) -> Vec<String> {
 /// Gives an order, which goes on beside everything else. A pause is ended once `stopped` says so.
 pub fn give(
     fault: Fault,
-    cluster: &Cluster,
+    place: &Place,
     random: &mut Random,
     mut stopped: watch::Receiver<bool>,
 ) -> JoinHandle<Result<Outcome, Harness>> {
-    let (endpoints, arguments) = (endpoints(cluster), arguments(fault, random));
+    let (endpoints, arguments) = (endpoints(place), arguments(fault, random));
     tokio::spawn(async move {
         let given = run(&endpoints, &arguments).await?;
         if fault != Fault::PauseCluster {
@@ -58,9 +59,8 @@ pub fn give(
 }
 
 /// Returns the addresses of all agents, as `haclt` wants them.
-pub fn endpoints(cluster: &Cluster) -> String {
-    let endpoints: Vec<String> = cluster.nodes().iter().map(Node::grpc).collect();
-    endpoints.join(",")
+pub fn endpoints(place: &Place) -> String {
+    place.agents().join(",")
 }
 
 /// Ends a pause, if there is one.

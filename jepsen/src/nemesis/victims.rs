@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use ha_tests::processes::{self, Process};
-use ha_tests::{Cluster, Node};
 use rustix::process::Signal;
 
 use super::Fault;
+use crate::env::place::{Place, Role};
 use crate::random::Random;
 
 /// How long all processes of a node may take to stand still.
@@ -18,28 +18,27 @@ const FREEZE_LIMIT: Duration = Duration::from_secs(3);
 /// Why there is none.
 pub fn find(
     fault: Fault,
-    cluster: &mut Cluster,
+    place: &mut Place,
     name: &str,
     random: &mut Random,
 ) -> Result<i32, String> {
-    let node = cluster.node_mut(name);
+    let mut one_of = |wanted| one_of(&place.database_processes(name), random, wanted);
     let found = match fault {
-        Fault::KillAgent | Fault::PauseAgent => node.agent_runs().then(|| node.agent_pid()),
-        Fault::KillGuard | Fault::PauseGuard => node.guard_pid(),
-        Fault::KillPostmaster | Fault::PausePostmaster => node.postmaster(),
-        Fault::KillBackend | Fault::PauseBackend => one_of(node, random, is_client),
+        Fault::KillAgent | Fault::PauseAgent => place.process(name, Role::Agent),
+        Fault::KillGuard | Fault::PauseGuard => place.process(name, Role::Guard),
+        Fault::KillPostmaster | Fault::PausePostmaster => place.process(name, Role::Postmaster),
+        Fault::KillBackend | Fault::PauseBackend => one_of(is_client),
         Fault::KillWalsender | Fault::PauseWalsender => {
-            one_of(node, random, |process| process.command.contains("walsender"))
+            one_of(|process| process.command.contains("walsender"))
         }
-        Fault::KillReceiver | Fault::PauseReceiver => node.receiver(),
+        Fault::KillReceiver | Fault::PauseReceiver => place.process(name, Role::Receiver),
         other => return Err(format!("{} is not made to one process", other.name())),
     };
     found.ok_or_else(|| format!("{name} has no such process"))
 }
 
-fn one_of(node: &Node, random: &mut Random, wanted: fn(&Process) -> bool) -> Option<i32> {
-    let mut found: Vec<i32> =
-        node.database_processes().iter().filter(|p| wanted(p)).map(|p| p.pid).collect();
+fn one_of(all: &[Process], random: &mut Random, wanted: fn(&Process) -> bool) -> Option<i32> {
+    let mut found: Vec<i32> = all.iter().filter(|p| wanted(p)).map(|p| p.pid).collect();
     found.sort_unstable();
     random.pick(&found).copied()
 }
@@ -54,11 +53,11 @@ fn is_client(process: &Process) -> bool {
 ///
 /// # Errors
 /// That some go on; the others stand still.
-pub fn freeze(node: &mut Node) -> Result<usize, String> {
+pub fn freeze(place: &mut Place, name: &str) -> Result<usize, String> {
     let began = Instant::now();
-    let agent = node.agent_runs().then(|| node.agent_pid());
+    let agent = place.process(name, Role::Agent);
     loop {
-        let mut all: Vec<i32> = node.database_processes().iter().map(|p| p.pid).collect();
+        let mut all: Vec<i32> = place.database_processes(name).iter().map(|p| p.pid).collect();
         all.extend(agent);
         let awake = all.iter().filter(|pid| {
             processes::is_alive(**pid) && !matches!(processes::state(**pid), Some('T' | 't'))

@@ -2,9 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use ha_tests::processes;
-use rustix::process::Signal;
-
 use crate::env::Env;
 use crate::harness::Harness;
 use crate::history::F;
@@ -49,24 +46,15 @@ async fn put_right(
     if let Some(disks) = &mut env.disks {
         disks.mend_all()?;
     }
-    for process in env.cluster.processes() {
-        if processes::state(process.pid) == Some('T') {
-            processes::send(process.pid, Signal::CONT);
-        }
-    }
+    env.place.put_right()?;
     let began = Instant::now();
     let mut last = "no agent answers".to_owned();
     while began.elapsed() < limit {
-        for node in env.cluster.nodes_mut() {
-            if !node.agent_runs() {
-                node.kill_agent();
-                node.start();
-            }
-        }
-        for node in env.cluster.nodes() {
-            let Some(status) = node.status().await else { continue };
+        env.place.start_agents();
+        for address in env.place.agents() {
+            let Some(status) = ha_tests::status::status(&address).await else { continue };
             if status.paused {
-                orders::resume(&orders::endpoints(&env.cluster)).await?;
+                orders::resume(&orders::endpoints(&env.place)).await?;
             }
             // One whose witness keeps no WAL calls itself degraded for that, and is as well as it can be once the
             // standby is recorded as the one who acknowledges.

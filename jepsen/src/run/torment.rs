@@ -15,7 +15,7 @@ use crate::workload::client::Access;
 
 const TICK: Duration = Duration::from_millis(20);
 /// How long an order may outlast its fault's time.
-const ORDER_LIMIT: Duration = Duration::from_secs(120);
+const ORDER_LIMIT: Duration = Duration::from_secs(200);
 
 /// A fault, as it went.
 #[derive(Debug, Clone)]
@@ -139,7 +139,7 @@ impl<'a> Torment<'a> {
         let now = self.began.elapsed();
         let mut kept = Vec::new();
         for mut lasting in std::mem::take(&mut self.lasting) {
-            if (all || lasting.until <= now) && lasting.active.ends() {
+            if (all || lasting.until <= now) && lasting.active.ends(&self.env.place) {
                 self.end(lasting).await?;
                 continue;
             }
@@ -157,6 +157,7 @@ impl<'a> Torment<'a> {
     async fn end(&mut self, lasting: Lasting) -> Result<(), Harness> {
         let Lasting { active, entry, .. } = lasting;
         let (fault, node) = (active.fault, active.node.clone());
+        let is_order = matches!(active.undo, Undo::End(..));
         let done = async || {
             let outcome = active.stop(self.env).await?;
             Ok((outcome.clone(), node, outcome))
@@ -167,7 +168,7 @@ impl<'a> Torment<'a> {
             happened.to = to;
             outcome.detail().clone_into(&mut happened.end);
             // Of an order only its end says whether it was done.
-            if happened.node.is_none() {
+            if is_order {
                 happened.outcome = outcome;
             }
         }
@@ -183,13 +184,8 @@ impl<'a> Torment<'a> {
                 _ => None,
             })
             .collect();
-        for node in self.env.cluster.nodes_mut() {
-            if down.contains(&node.name) || node.agent_runs() {
-                continue;
-            }
-            node.kill_agent();
-            node.start();
-            self.story.ended.push((node.name.clone(), self.journal.now()));
-        }
+        let now = self.journal.now();
+        let ended = self.env.place.look_after_agents(&down, &self.env.busy);
+        self.story.ended.extend(ended.into_iter().map(|name| (name, now)));
     }
 }

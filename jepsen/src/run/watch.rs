@@ -49,9 +49,9 @@ pub struct Guards(Vec<(String, PathBuf)>);
 impl Guards {
     /// Returns those of an environment.
     pub fn of(env: &Env) -> Self {
-        let nodes = env.cluster.data_nodes();
-        let files = nodes.map(|node| (node.name.clone(), node.permit_dir().join(STATUS_FILE)));
-        Self(files.collect())
+        let nodes = env.place.data_nodes().into_iter();
+        let file = |name: &str| env.place.permit_dir(name).join(STATUS_FILE);
+        Self(nodes.map(|name| (name.clone(), file(&name))).collect())
     }
 
     /// Returns the epoch under which a node's server may accept writes now; none if it may not, or if its guard

@@ -53,7 +53,7 @@ fn value(of: &impl clap::ValueEnum) -> String {
 pub(super) fn of(list: List) -> Vec<Entry> {
     match list {
         List::Quick => entries(&QUICK, 65, 60),
-        List::Full => entries(&FULL, 300, 80),
+        List::Full => [entries(&FULL, 300, 80), entries(&CONTAINERS, 120, 60)].concat(),
     }
 }
 
@@ -71,7 +71,7 @@ fn entries(list: &[Kinds], seconds: u64, rate: u64) -> Vec<Entry> {
     list.iter().map(entry).collect()
 }
 
-use Kind::{Netns, Process};
+use Kind::{Compose, Netns, Process};
 use Level::{ReadCommitted, RepeatableRead, Serializable};
 use Workload::{Append, Bank, Probe, Register, Set};
 
@@ -124,6 +124,14 @@ const FULL: [Kinds; 32] = [
     (Process, Register, Serializable, "kill,pause,orders"),
 ];
 
+/// Four runs of two minutes: a cluster of containers takes half a minute to begin.
+const CONTAINERS: [Kinds; 4] = [
+    (Compose, Set, ReadCommitted, "kill,pause,container"),
+    (Compose, Append, Serializable, "orders,kill"),
+    (Compose, Probe, ReadCommitted, "isolate-primary,kill-node,pause-agent"),
+    (Compose, Set, ReadCommitted, "engine,kill-agent"),
+];
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -154,8 +162,8 @@ mod tests {
             assert_eq!(names.len(), entries.len());
             for entry in &entries {
                 let faults = fault::parse_list(entry.nemesis).unwrap();
-                let networks = faults.iter().any(|fault| fault.needs_networks());
-                assert!(!networks || entry.env == Netns, "{}", entry.name());
+                let cannot = faults.iter().find_map(|fault| entry.env.cannot(*fault));
+                assert_eq!(cannot, None, "{}", entry.name());
                 let shows = faults.iter().any(|fault| fault.shows_unacknowledged());
                 assert!(!shows || matches!(entry.workload, Set | Probe), "{}", entry.name());
             }
