@@ -30,6 +30,7 @@ pub fn act<D: PostgresDriver>(
     view: &View,
     decision: &Decision,
 ) {
+    database.facts().under(view.epoch);
     let step = decision.step.clone();
     let name = step.name();
     match step {

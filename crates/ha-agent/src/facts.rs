@@ -16,6 +16,9 @@ use crate::parameters::Applied;
 /// The longest wait before a failed step is tried again.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
+/// Steps that need something of the primary.
+const ASK_THE_PRIMARY: [&str; 4] = ["follow", "compare", "rewind", "clone"];
+
 /// What was seen of the local database.
 #[derive(Debug, Default)]
 pub struct Facts {
@@ -75,6 +78,8 @@ pub struct Facts {
     pub job: Option<RunningJob>,
     /// Steps that failed, and when they may be tried again.
     pub(crate) backoff: BTreeMap<&'static str, (Instant, u32)>,
+    /// Under which epoch those failed.
+    pub(crate) backoff_under: Epoch,
     /// The latest decision, and since when its rule holds.
     pub decision: Option<(Decision, Instant)>,
     /// What is not well, one line each, by what it is about.
@@ -175,6 +180,15 @@ impl Facts {
         (wait, tries)
     }
 
+    /// Notes the epoch. Under another one there is another primary, or the same one anew: what it could not give before
+    /// is asked for again without a wait.
+    pub fn under(&mut self, epoch: Epoch) {
+        if self.backoff_under != epoch {
+            self.backoff_under = epoch;
+            self.backoff.retain(|step, _| !ASK_THE_PRIMARY.contains(step));
+        }
+    }
+
     /// Notes that a step succeeded.
     pub fn succeeded(&mut self, step: &'static str) {
         self.backoff.remove(step);
@@ -205,5 +219,41 @@ impl Facts {
             Some(line) => self.troubles.insert(about, line),
             None => self.troubles.remove(about),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_with_one_primary_is_tried_at_once_with_the_next_and_nothing_else_is() {
+        let mut facts = Facts::default();
+        let now = Instant::now();
+        facts.under(Epoch(4));
+        for _ in 0..6 {
+            facts.failed("clone", now);
+            facts.failed("promote", now);
+        }
+        facts.under(Epoch(4));
+        assert!(facts.holds_back("clone", now), "nothing has changed");
+        facts.under(Epoch(5));
+        assert!(!facts.holds_back("clone", now));
+        assert!(facts.holds_back("promote", now), "that was its own failure");
+        let (wait, tries) = facts.failed("clone", now);
+        assert_eq!((wait, tries), (Duration::from_millis(500), 1), "it begins anew");
+    }
+
+    #[test]
+    fn the_steps_that_ask_the_primary_are_steps() {
+        use ha_core::step::Step;
+        let node: NodeId = "n1".parse().expect("a valid name");
+        let steps = [
+            Step::Follow { primary: node.clone() },
+            Step::Compare { primary: node.clone() },
+            Step::Rewind { primary: node.clone() },
+            Step::Clone { primary: node },
+        ];
+        assert_eq!(steps.map(|step| step.name()), ASK_THE_PRIMARY);
     }
 }
