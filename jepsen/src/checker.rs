@@ -12,7 +12,7 @@ pub mod overlap;
 pub mod recovery;
 pub mod rights;
 pub mod set;
-pub mod stale_reads;
+pub mod standby_reads;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,6 +28,9 @@ pub const TOLD_MAX: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Validity {
+    /// It only tells what was seen; nothing of it makes a run invalid.
+    #[serde(rename = "info")]
+    Told,
     /// Nothing forbidden was found.
     Valid,
     /// It could not be decided. A run with that fails, as indeterminate.
@@ -41,6 +44,7 @@ impl Validity {
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
+            Self::Told => "info",
             Self::Valid => "valid",
             Self::Unknown => "unknown",
             Self::Invalid => "invalid",
@@ -125,6 +129,8 @@ pub enum Class {
     StaleRead,
     /// A standby answered with what is not in the history that survived.
     DivergedRead,
+    /// A standby answered with what was never acknowledged.
+    UnacknowledgedRead,
     /// The workload or the harness did what it must not.
     Harness,
 }
@@ -167,6 +173,7 @@ impl Class {
             Self::Panic => "panic",
             Self::StaleRead => "stale-read",
             Self::DivergedRead => "diverged-read",
+            Self::UnacknowledgedRead => "unacknowledged-read",
             Self::Harness => "harness",
         }
     }
@@ -202,6 +209,9 @@ pub struct Verdict {
     pub notes: Vec<Finding>,
     /// How many findings there are of each class, and other figures.
     pub counts: BTreeMap<String, u64>,
+    /// All of it in one line, if the figures alone would not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<String>,
 }
 
 impl Verdict {
@@ -214,6 +224,7 @@ impl Verdict {
             findings: Vec::new(),
             notes: Vec::new(),
             counts: BTreeMap::new(),
+            told: None,
         }
     }
 
@@ -263,6 +274,9 @@ impl Verdict {
     /// Returns the verdict in one line: its word, and the first finding or the figures.
     #[must_use]
     pub fn line(&self) -> String {
+        if let Some(told) = &self.told {
+            return told.clone();
+        }
         let counts: Vec<String> = self.counts.iter().map(|(n, c)| format!("{n} {c}")).collect();
         match self.findings.first() {
             Some(first) => format!("{}: {} ({})", first.class, first.text, counts.join(", ")),
@@ -294,7 +308,8 @@ impl Outcome {
         harness.extend(
             findings.filter(|f| f.class == Class::Harness).map(|finding| finding.text.clone()),
         );
-        let worst = verdicts.iter().map(|v| v.valid).max().unwrap_or(Validity::Unknown);
+        let words = verdicts.iter().map(|v| v.valid).filter(|valid| *valid != Validity::Told);
+        let worst = words.max().unwrap_or(Validity::Unknown);
         // What a broken history seems to show is neither good nor bad.
         let valid = if harness.is_empty() { worst } else { Validity::Unknown };
         Self { valid, harness, verdicts }

@@ -10,12 +10,13 @@ pub mod queue;
 pub mod resolver;
 pub mod world;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use ha_tests::Cluster;
 use ha_tests::address::{Claim, Host};
 use ha_tests::engine::Engine;
 use ha_tests::shape::{Mode, Shape};
+use ha_tests::{Cluster, Node};
 
 use crate::harness::Harness;
 use crate::nemesis::Fault;
@@ -29,6 +30,15 @@ use world::World;
 
 /// How much memory must be free for a cluster to live there.
 const MEMORY_MIN: u64 = 4 << 30;
+
+/// Places for nodes that join: a number, and whether there is a database.
+const SPARES: [(u8, bool); 3] = [(4, true), (5, true), (6, false)];
+
+/// Returns for how many nodes there must be room.
+pub fn places(spares: bool) -> u8 {
+    let last = SPARES.iter().map(|(number, _)| *number).max().unwrap_or_default();
+    if spares { last } else { 3 }
+}
 
 /// Which kind of place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -65,6 +75,7 @@ impl Kind {
             Self::Compose if fault.needs_networks() && !cut_off => {
                 Some("docker takes a container off its network, and does nothing to single links")
             }
+            Self::Compose if fault.changes_members() => Some("deploy/compose.yaml has three nodes"),
             Self::Compose if fault.puts_off_clocks() => {
                 Some("no image has a library that puts clocks off")
             }
@@ -121,6 +132,10 @@ pub struct Env {
     pub clocks: Option<Result<Clocks, String>>,
     /// What faults have to themselves.
     pub busy: Busy,
+    /// Nodes that are no part of the cluster, and may join it.
+    pub spares: Vec<Node>,
+    /// Nodes of the cluster that were told to leave it, and may not be out yet.
+    pub leaving: BTreeSet<String>,
 }
 
 /// What a client needs to reach a database.
@@ -135,7 +150,7 @@ pub struct Database {
 }
 
 impl Env {
-    /// Prepares two data nodes and a witness; nothing is started.
+    /// Prepares two data nodes and a witness, and places for further ones if `spares` says so; nothing is started.
     ///
     /// # Errors
     /// If what earlier runs left cannot be removed, or this run cannot be marked as the owner.
@@ -144,11 +159,14 @@ impl Env {
         ground: Ground,
         durability: Durability,
         bare_witness: bool,
+        spares: bool,
     ) -> Result<Self, Harness> {
         let root = root();
         owner::remove_stale_files(&[Path::new("/dev/shm"), Path::new("/tmp")])?;
-        let on =
-            |place, world| Self { place, world, disks: None, clocks: None, busy: Busy::default() };
+        let on = |place, world| {
+            let (busy, leaving) = (Busy::default(), BTreeSet::new());
+            Self { place, world, disks: None, clocks: None, busy, spares: Vec::new(), leaving }
+        };
         let world = match ground {
             Ground::Loopback => None,
             Ground::Networks(world) => Some(world),
@@ -161,14 +179,21 @@ impl Env {
         let (durability, witness_programs) = (durability.mode(), !bare_witness);
         let shape = Shape { durability, witness_programs, ..Shape::default() };
         let claim = Claim::new();
-        let hosts = (1..=shape.data + shape.witnesses)
-            .map(|n| world.as_ref().map_or_else(|| Host::at(claim.node(n)), |w| w.host(n)))
-            .collect();
+        let host = |n| world.as_ref().map_or_else(|| Host::at(claim.node(n)), |w| w.host(n));
+        let hosts = (1..=shape.data + shape.witnesses).map(host).collect();
+        let places = SPARES.iter().filter(|_| spares);
+        let places: Vec<_> = places.map(|(n, data)| (*n, *data, host(*n))).collect();
         let mut cluster = Cluster::on_hosts(test, root, Vec::new(), shape, (claim, hosts));
         owner::mark(&cluster.base)?;
+        let spare = |(n, data, host)| cluster.spare(&format!("n{n}"), data, host);
+        let mut spares: Vec<Node> = places.into_iter().map(spare).collect();
         // A client that is served gets its own session, and so do those who look.
-        cluster.set_on_data_nodes("postgres.parameters.max_connections", "\"60\"");
-        Ok(on(Place::Processes(Box::new(cluster)), world))
+        for node in cluster.nodes_mut().iter_mut().chain(&mut spares).filter(|node| node.is_data) {
+            node.config.text("postgres.parameters.max_connections", "60");
+        }
+        let mut env = on(Place::Processes(Box::new(cluster)), world);
+        env.spares = spares;
+        Ok(env)
     }
 
     /// Returns which kind of place it is.
@@ -202,6 +227,39 @@ impl Env {
             self.disks = Some(Disks::mount(cluster)?);
         }
         Ok(())
+    }
+
+    /// Returns whether a node is one of the cluster.
+    pub fn knows(&self, name: &str) -> bool {
+        self.place.names().iter().any(|known| known == name)
+    }
+
+    /// Returns the databases that there are, or may be.
+    ///
+    /// # Errors
+    /// If an address has no port.
+    pub fn databases(&self) -> Result<Vec<Database>, Harness> {
+        let spares = self.spares.iter().filter(|node| node.is_data).map(place::database);
+        let mut all = self.place.databases()?;
+        all.extend(spares.collect::<Result<Vec<_>, _>>()?);
+        Ok(all)
+    }
+
+    /// Copies what agents, guards and servers wrote to where it outlives the cluster.
+    ///
+    /// # Errors
+    /// If it cannot be copied.
+    pub fn keep_logs(&self, to: &Path) -> Result<(), Harness> {
+        self.place.keep_logs(to)?;
+        self.spares.iter().try_for_each(|node| place::keep_logs_of(node, to))
+    }
+
+    /// Returns the cluster, if its nodes are processes that the suite started.
+    pub fn cluster(&mut self) -> Option<&mut Cluster> {
+        match &mut self.place {
+            Place::Processes(cluster) => Some(cluster),
+            Place::Containers(_) => None,
+        }
     }
 }
 

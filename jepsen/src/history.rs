@@ -80,6 +80,8 @@ pub enum F {
     Add,
     /// Reads the set: [`Value::Set`].
     ReadSet,
+    /// Reads the newest elements of the set: [`Value::Set`].
+    ReadNewest,
     /// Moves money between accounts: [`Value::Transfer`].
     Transfer,
     /// Reads all accounts: [`Value::Balances`].
@@ -94,13 +96,14 @@ pub enum F {
 
 impl F {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Txn,
         Self::Read,
         Self::Write,
         Self::Cas,
         Self::Add,
         Self::ReadSet,
+        Self::ReadNewest,
         Self::Transfer,
         Self::ReadBank,
         Self::Probe,
@@ -118,6 +121,7 @@ impl F {
             Self::Cas => "cas",
             Self::Add => "add",
             Self::ReadSet => "read-set",
+            Self::ReadNewest => "read-newest",
             Self::Transfer => "transfer",
             Self::ReadBank => "read-bank",
             Self::Probe => "probe",
@@ -299,6 +303,14 @@ pub struct Operation {
     pub server: Option<Server>,
     /// Why it failed or is not known.
     pub error: Option<String>,
+}
+
+impl Operation {
+    /// Returns whether a standby answered.
+    #[must_use]
+    pub fn by_standby(&self) -> bool {
+        self.server.as_ref().is_some_and(|server| server.standby)
+    }
 }
 
 /// All that was recorded.

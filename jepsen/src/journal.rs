@@ -12,7 +12,7 @@ use crate::history::{
 };
 use crate::nemesis::Outcome;
 use crate::run::watch::Guards;
-use crate::workload::call::{Answer, Call, Identity, Step, node_of};
+use crate::workload::call::{Answer, Call, Identity, Reading, Step, node_of};
 use crate::workload::client::Ending;
 
 /// Name of the history in a run's directory.
@@ -77,7 +77,9 @@ impl Journal {
     pub fn complete(&self, open: &Open, call: &Call, node: &str, ending: &Ending<Answer>) {
         let completion = match ending {
             Ending::Ok(answer) => {
-                Completion::ok(result(call, answer)).at(self.server(open, node, answer))
+                let standby = matches!(call, Call::OnStandby(_));
+                let server = Server { standby, ..self.server(open, node, answer) };
+                Completion::ok(result(call, answer)).at(server)
             }
             Ending::Fail(why) => Completion::fail(why.as_str()),
             Ending::Info(why) => Completion::info(why.as_str()),
@@ -186,6 +188,12 @@ fn invocation(call: &Call) -> (F, Value) {
         }
         Call::Balances => (F::ReadBank, Value::Balances(None)),
         Call::ReadAll => (F::ReadSet, Value::Set(None)),
+        Call::OnStandby(Reading::Lists(keys)) => {
+            let read = |key: &i64| micro(&Step::Read(*key), None);
+            (F::Txn, Value::Txn(keys.iter().map(read).collect()))
+        }
+        Call::OnStandby(Reading::Newest) => (F::ReadNewest, Value::Set(None)),
+        Call::OnStandby(Reading::Balances) => (F::ReadBank, Value::Balances(None)),
     }
 }
 
@@ -211,6 +219,11 @@ fn result(call: &Call, answer: &Answer) -> Value {
             };
             let lists: Vec<Option<Vec<u64>>> = steps.iter().map(list).collect();
             Value::Txn(steps.iter().zip(lists).map(|(step, list)| micro(step, list)).collect())
+        }
+        (Call::OnStandby(Reading::Lists(keys)), Answer::Lists(found)) => {
+            let found = found.iter().map(|list| list.iter().flatten().map(|v| natural(*v)));
+            let read = |(key, list): (&i64, _)| micro(&Step::Read(*key), Some(list));
+            Value::Txn(keys.iter().zip(found.map(Iterator::collect)).map(read).collect())
         }
         (Call::Read(key), Answer::Register(value)) => {
             register(*key, Register::Read(value.map(natural)))

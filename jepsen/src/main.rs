@@ -10,7 +10,7 @@ use ha_tests::engine::Engine;
 use jepsen::disk;
 use jepsen::env::resolver::{Names, Resolver};
 use jepsen::env::world::{self, World};
-use jepsen::env::{Durability, Ground, Kind, containers};
+use jepsen::env::{self, Durability, Ground, Kind, containers};
 use jepsen::harness::{Harness, Trying as _};
 use jepsen::nemesis::{Fault, fault};
 use jepsen::report::table;
@@ -78,7 +78,7 @@ struct Run {
     workload: Workload,
     /// Faults to draw from: names and groups, separated by commas
     ///
-    /// Groups: kill, pause, partition, network, clock, orders, disk, container, engine, all, none.
+    /// Groups: kill, pause, partition, network, clock, orders, disk, container, engine, members, all, none.
     #[arg(long, default_value = "none")]
     nemesis: String,
     /// Faults and their times, instead of drawing them: FAULT[@TARGET]:SECOND+SECONDS, separated by commas
@@ -203,10 +203,10 @@ fn make(arguments: Run) -> Result<u8, Harness> {
         live_restore: arguments.live_restore,
         names: arguments.names,
     };
-    options.plan()?;
+    let places = env::places(options.plan()?.any(Fault::changes_members));
     let dir = options.directory()?;
     // While there is one thread: all others are where the clients are then.
-    let ground = ground(&options)?;
+    let ground = ground(&options, places)?;
     say(&format!("{} seed {seed}, kept in {}", options.name(), dir.display()));
     let verdict = on_runtime(&options, ground, &dir)?;
     for check in &verdict.0 {
@@ -216,14 +216,14 @@ fn make(arguments: Run) -> Result<u8, Harness> {
     Ok(verdict.word().exit_code())
 }
 
-fn ground(options: &Options) -> Result<Ground, Harness> {
+fn ground(options: &Options, places: u8) -> Result<Ground, Harness> {
     match options.env {
         Kind::Process => Ok(Ground::Loopback),
         Kind::Netns => {
             if let Some(missing) = world::missing() {
                 return Err(Harness::new(format!("cannot make networks: {missing}")));
             }
-            let world = World::create(3)?;
+            let world = World::create(places)?;
             world.enter_clients()?;
             Ok(Ground::Networks(world))
         }

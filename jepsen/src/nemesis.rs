@@ -6,6 +6,7 @@ pub mod disks;
 pub mod fault;
 pub mod inflict;
 pub mod links;
+pub mod members;
 pub mod orders;
 pub mod plan;
 pub mod slow;

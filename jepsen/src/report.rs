@@ -19,7 +19,7 @@ use crate::checker::logs::Log;
 use crate::checker::recovery::{Bounds, EpochChange};
 use crate::checker::{
     Outcome, Verdict, bank, linearizable, list_append, logs, overlap, recovery, rights, set,
-    stale_reads,
+    standby_reads,
 };
 use crate::history::{F, History};
 
@@ -77,6 +77,6 @@ pub fn check(run: &Run, history: &History, logs: &[Log]) -> Outcome {
             logs.iter().filter(|log| log.name.contains("agent")).cloned().collect();
         verdicts.push(logs::check(&of_agents, announced));
     }
-    verdicts.push(stale_reads::check(history));
+    verdicts.extend(standby_reads::check(history, run.bank));
     Outcome::new(history, verdicts)
 }

@@ -17,14 +17,14 @@ use tokio::sync::watch::channel;
 
 use crate::env::place::Place;
 use crate::env::resolver::Names;
-use crate::env::{Durability, Env, Ground, Kind};
+use crate::env::{Database, Durability, Env, Ground, Kind};
 use crate::harness::{Harness, Trying as _};
 use crate::journal::Journal;
 use crate::nemesis::{Fault, Plan};
 use crate::workload::client::{Access, Door};
 use crate::workload::draw::Source;
 use crate::workload::execute::How;
-use crate::workload::lane::{Clients, Lane};
+use crate::workload::lane::{Clients, Habit, Lane};
 use crate::workload::{Level, Workload, schema};
 use torment::{Story, Torment};
 use verdict::{Facts, Verdict};
@@ -43,6 +43,8 @@ const IN_FORCE_LIMIT: Duration = Duration::from_secs(60);
 const AFTER: Duration = Duration::from_secs(3);
 /// How long standbys may take in the end to have what the primary has.
 const LEVEL_LIMIT: Duration = Duration::from_secs(30);
+/// Time from one read on a standby to the next.
+const READ_PACE: Duration = Duration::from_millis(200);
 /// How long the last reads may take.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
@@ -152,7 +154,9 @@ pub async fn run(
 ) -> Result<Verdict, Harness> {
     let plan = options.plan()?;
     let journal = Arc::new(Journal::create(dir)?);
-    let mut env = Env::create(&options.name(), ground, options.durability, options.bare_witness)?;
+    let spares = plan.any(Fault::changes_members);
+    let (durability, bare) = (options.durability, options.bare_witness);
+    let mut env = Env::create(&options.name(), ground, durability, bare, spares)?;
     if plan.any(Fault::puts_off_clocks) {
         env.wind_clocks()?;
     }
@@ -192,7 +196,7 @@ pub async fn run(
         lane.await.trying(|| "end a client".to_owned())?;
     }
     let read = healed.is_ok() && clients.read_all(options.seed, READ_LIMIT).await;
-    let level = heal::level(&access, LEVEL_LIMIT).await;
+    let level = heal::level(&env, &access, LEVEL_LIMIT).await;
     stop_watching.send(true).trying(|| "stop watching".to_owned())?;
     let intervals = watcher.await.trying(|| "end the watcher".to_owned())?;
     keep(&env, dir, &intervals, &story)?;
@@ -228,20 +232,28 @@ async fn prepare(env: &mut Env, options: &Options) -> Result<Access, Harness> {
     let session = env.place.session(&primary).await?;
     schema::create(&session).await.trying(|| "make the tables".to_owned())?;
     let superuser_file = env.place.superuser_file();
-    Ok(Access { databases: env.place.databases()?, superuser_file })
+    Ok(Access { databases: env.databases()?, superuser_file })
 }
 
-/// Returns the clients of a run: to each database some that stay there, and some that look for the primary.
+/// Returns the clients of a run: to each database some that stay there, and some that look for the primary; then to
+/// each one that reads while it is a standby.
 fn lanes(options: &Options, access: &Access) -> Vec<Lane> {
     let mut lanes = Vec::new();
     for database in &access.databases {
-        lanes.extend((0..3).map(|_| (Door::Node(database.clone()), false)));
-        lanes.extend((0..2).map(|_| (Door::Node(database.clone()), true)));
+        lanes.extend((0..3).map(|_| (Door::Node(database.clone()), Habit::Works)));
+        lanes.extend((0..2).map(|_| (Door::Node(database.clone()), Habit::WorksSlowly)));
     }
-    lanes.extend((0..4).map(|_| (Door::Writable, false)));
+    lanes.extend((0..4).map(|_| (Door::Writable, Habit::Works)));
     let count = u64::try_from(lanes.len()).unwrap_or(1);
     let pace = Duration::from_millis((count * 1000 / options.rate.max(1)).max(1));
-    let lane = |(number, (door, slow))| Lane { number, door, pace, slow };
+    // A register does not say which of its writes was read.
+    let told = options.workload != Workload::Register;
+    let reads = |database: &Database| (Door::Node(database.clone()), Habit::ReadsOnStandby);
+    lanes.extend(access.databases.iter().filter(|_| told).map(reads));
+    let lane = |(number, (door, habit))| {
+        let pace = if habit == Habit::ReadsOnStandby { READ_PACE } else { pace };
+        Lane { number, door, pace, habit }
+    };
     (0..).zip(lanes).map(lane).collect()
 }
 

@@ -7,6 +7,7 @@ pub mod draw;
 pub mod execute;
 pub mod lane;
 pub mod schema;
+pub mod standby;
 
 use clap::ValueEnum;
 

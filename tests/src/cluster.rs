@@ -104,18 +104,29 @@ impl Cluster {
     /// Makes a node that is not part of the cluster yet; its agent is not started.
     pub fn new_node(&mut self, name: &str, data: bool) -> &mut Node {
         let n = name.trim_start_matches('n').parse().expect("a name like n4");
-        let host = Host::at(self.claim.node(n));
+        let mut node = self.spare(name, data, Host::at(self.claim.node(n)));
+        self.introduce(&mut node);
+        self.nodes.push(node);
+        self.node_mut(name)
+    }
+
+    /// Returns a node that is no part of the cluster, and runs where it is told to; its agent is not started.
+    pub fn spare(&self, name: &str, data: bool, host: Host) -> Node {
         let mut node = Node::new(name, data, &self.base, &self.permits, host, CLUSTER);
-        for known in &self.nodes {
-            node.config.text(&format!("peers.{}", known.name), known.grpc());
-        }
-        let own = node.grpc();
-        node.config.text(&format!("peers.{name}"), own).set("join", "true");
         if !data {
             node.configure_witness(&self.base, self.shape.witness_programs);
         }
-        self.nodes.push(node);
-        self.node_mut(name)
+        node
+    }
+
+    /// Tells a node that is to join whom it will find.
+    pub fn introduce(&self, node: &mut Node) {
+        node.config.remove_all("peers.").set("join", "true");
+        let own = (node.name.clone(), node.grpc());
+        let known = self.nodes.iter().map(|known| (known.name.clone(), known.grpc()));
+        for (name, address) in known.chain([own]) {
+            node.config.text(&format!("peers.{name}"), address);
+        }
     }
 
     /// Ends a node that is not part of the cluster any more; what it left on disk stays.
@@ -138,6 +149,11 @@ impl Cluster {
     /// Returns a node by its name, to do something to it.
     pub fn node_mut(&mut self, name: &str) -> &mut Node {
         self.nodes.iter_mut().find(|node| node.name == name).expect("a node of the cluster")
+    }
+
+    /// Returns a node by its name, if it is one of the cluster.
+    pub fn find_mut(&mut self, name: &str) -> Option<&mut Node> {
+        self.nodes.iter_mut().find(|node| node.name == name)
     }
 
     /// Returns all nodes.

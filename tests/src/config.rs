@@ -25,6 +25,12 @@ impl Config {
         self
     }
 
+    /// Takes out every key that begins so.
+    pub fn remove_all(&mut self, prefix: &str) -> &mut Self {
+        self.0.retain(|key, _| !key.starts_with(prefix));
+        self
+    }
+
     /// Returns a text without its quotes.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(|value| value.trim_matches('"'))

@@ -74,9 +74,32 @@ impl Node {
         config.text("data_dir", node.dir.join("agent").display());
         config.text("listen.grpc", format!("{}:{GRPC_PORT}", node.address));
         if is_data {
+            node.make_dirs();
             node.configure_postgres(base);
         }
         node
+    }
+
+    fn make_dirs(&self) {
+        make_dir(&self.dir.join("pg"));
+        make_dir(&self.dir.join("pg/data"));
+        make_dir(&self.permit_dir);
+        chown(&self.dir.join("pg"));
+        chown(&self.dir.join("pg/data"));
+    }
+
+    /// Empties the directories of agent, database and guard, as a new machine has them; the logs stay.
+    pub fn empty(&self) {
+        assert!(self.agent.is_none(), "the agent of {} runs", self.name);
+        let data_dir = PathBuf::from(self.config.get("data_dir").expect("every node has one"));
+        for dir in [&data_dir, &self.dir.join("pg"), &self.permit_dir] {
+            // One that was never made is as good.
+            let removed = !dir.exists() || fs::remove_dir_all(dir).is_ok();
+            assert!(removed, "{} cannot be removed", dir.display());
+        }
+        if self.is_data {
+            self.make_dirs();
+        }
     }
 
     /// Has a witness keep WAL; without `tools` it is told of a directory without any program.
@@ -90,11 +113,6 @@ impl Node {
     }
 
     fn configure_postgres(&mut self, base: &Path) {
-        make_dir(&self.dir.join("pg"));
-        make_dir(&self.dir.join("pg/data"));
-        make_dir(&self.permit_dir);
-        chown(&self.dir.join("pg"));
-        chown(&self.dir.join("pg/data"));
         let listen = self.postgres();
         let config = &mut self.config;
         config.text("postgres.bin_dir", programs::postgres_dir().display());

@@ -14,13 +14,13 @@ pub struct Rules {
     pub negative: bool,
 }
 
-/// Checks each read of the accounts, those of standbys too: each is of one snapshot.
+/// Checks each read of the accounts; what standbys answered is told by [`standby_reads`](super::standby_reads).
 #[must_use]
 pub fn check(history: &History, rules: Rules) -> Verdict {
     let mut verdict = Verdict::new("bank");
     let mut accounts: Option<(u64, BTreeSet<u64>)> = None;
     for pair in history.pairs().iter().filter(|pair| pair.invoke.f == F::ReadBank) {
-        let Some(ok) = pair.ok() else { continue };
+        let Some(ok) = pair.ok().filter(|ok| !ok.by_standby()) else { continue };
         let Value::Balances(Some(balances)) = &ok.value else { continue };
         let index = pair.invoke.index;
         verdict.count("reads", 1);

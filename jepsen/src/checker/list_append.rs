@@ -9,7 +9,7 @@
 //! has its place, and no cycle is missed.
 //!
 //! Reads that a standby answered are left out: they are older by design (see
-//! [`stale_reads`](super::stale_reads)).
+//! [`standby_reads`](super::standby_reads)).
 //!
 //! # Sources
 //! A. Adya, "Weak Consistency: A Generalized Theory and Optimistic Implementations for Distributed

@@ -260,12 +260,14 @@ impl Place {
             Self::Processes(cluster) => cluster,
             Self::Containers(containers) => return containers.keep_logs(to),
         };
-        for node in cluster.nodes() {
-            copy(&node.name, &node.log(), to)?;
-            copy_all(&node.name, &node.dir.join("log"), to)?;
-        }
-        Ok(())
+        cluster.nodes().iter().try_for_each(|node| keep_logs_of(node, to))
     }
+}
+
+/// Copies what a node's agent, guard and server wrote.
+pub(super) fn keep_logs_of(node: &Node, to: &Path) -> Result<(), Harness> {
+    copy(&node.name, &node.log(), to)?;
+    copy_all(&node.name, &node.dir.join("log"), to)
 }
 
 /// Has everything go on that stands still by a signal.
@@ -312,7 +314,7 @@ mod tests {
     }
 }
 
-fn database(node: &Node) -> Result<Database, Harness> {
+pub(super) fn database(node: &Node) -> Result<Database, Harness> {
     let address = node.postgres();
     let parts = address.rsplit_once(':').and_then(|(h, p)| Some((h.to_owned(), p.parse().ok()?)));
     let (host, port) = parts.ok_or_else(|| Harness::new(format!("no port in {address}")))?;

@@ -203,14 +203,14 @@ fn value_form(value: &Value) -> Form {
 
 fn value_of(f: F, form: &Form) -> Result<Value, FormError> {
     // Something that has no value at all: only a set, a bank and a probe have nil of their own.
-    if matches!(form, Form::Nil) && !matches!(f, F::ReadSet | F::ReadBank) {
+    if matches!(form, Form::Nil) && !matches!(f, F::ReadSet | F::ReadNewest | F::ReadBank) {
         return Ok(Value::None);
     }
     Ok(match f {
         F::Txn => Value::Txn(form.list()?.iter().map(micro_of).collect::<Result<_, _>>()?),
         F::Read | F::Write | F::Cas => register_of(f, form)?,
         F::Add => Value::Add(form.number()?),
-        F::ReadSet => Value::Set(form.optional(numbers_of)?),
+        F::ReadSet | F::ReadNewest => Value::Set(form.optional(numbers_of)?),
         F::Transfer => Value::Transfer {
             from: form.get("from").number()?,
             to: form.get("to").number()?,

@@ -97,6 +97,8 @@ pub enum Fault {
     StopContainer,
     /// SIGTERM or SIGKILL to the Docker engine; started again at the end.
     RestartEngine,
+    /// A node leaves the cluster for good, and another one joins it: `haclt node remove`, `haclt node add`.
+    ChangeMembers,
 }
 
 impl Fault {
@@ -155,6 +157,11 @@ impl Fault {
         )
     }
 
+    /// Returns whether nodes come and go by it.
+    pub const fn changes_members(self) -> bool {
+        matches!(self, Self::ChangeMembers)
+    }
+
     /// Returns whether a server that nobody could end may answer reads for a moment although another node has
     /// taken over: it cannot acknowledge a commit, but what it reads is old. The design says so.
     pub const fn allows_stale_reads(self) -> bool {
@@ -188,6 +195,7 @@ impl Fault {
             Self::RollingRestart => (5000, 15_000),
             // Some shorter than the lease, most longer.
             Self::RestartEngine => (1000, 12_000),
+            Self::ChangeMembers => (8000, 25_000),
             _ => (1000, 9000),
         }
     }
@@ -215,7 +223,7 @@ impl Fault {
 }
 
 /// Names for several faults at once.
-const GROUPS: [(&str, &[Fault]); 10] = [
+const GROUPS: [(&str, &[Fault]); 11] = [
     (
         "kill",
         &[
@@ -279,6 +287,7 @@ const GROUPS: [(&str, &[Fault]); 10] = [
         ],
     ),
     ("engine", &[Fault::RestartEngine]),
+    ("members", &[Fault::ChangeMembers]),
     ("none", &[]),
 ];
 
@@ -292,9 +301,11 @@ const ALL_BUT_CANCEL: &str = "all-but-cancel";
 pub fn parse_list(text: &str) -> Result<Vec<Fault>, String> {
     let mut found = Vec::new();
     for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        // Disks of their own make a whole cluster slow, and most clusters are in no containers: whoever wants those
-        // names them.
-        let named_only = |fault: &Fault| fault.needs_disks() || fault.needs_containers();
+        // Disks of their own make a whole cluster slow, most clusters are in no containers, and nodes that come need a
+        // place of their own: whoever wants those names them.
+        let named_only = |fault: &Fault| {
+            fault.needs_disks() || fault.needs_containers() || fault.changes_members()
+        };
         let all = Fault::value_variants().iter().filter(|fault| !named_only(fault));
         if name == "all" {
             found.extend(all);
@@ -335,7 +346,7 @@ mod tests {
     fn a_list_names_faults_groups_or_all_and_nothing_twice() {
         assert_eq!(parse_list("none"), Ok(vec![]));
         assert_eq!(parse_list("switchover,orders").unwrap().len(), 4);
-        let all = parse_list("all,disk,container,engine").unwrap();
+        let all = parse_list("all,disk,container,engine,members").unwrap();
         assert_eq!(all, Fault::value_variants());
         assert!(all.len() > parse_list("all").unwrap().len());
         assert_eq!(parse_list("kill-agent, ring"), Ok(vec![Fault::KillAgent, Fault::Ring]));

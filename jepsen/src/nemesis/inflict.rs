@@ -1,5 +1,6 @@
 //! Faults are made here, and undone.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ha_tests::Cluster;
@@ -10,11 +11,12 @@ use tokio::task::JoinHandle;
 
 use super::containers::{self, Made};
 use super::disks;
-use super::links::{self, Link};
+use super::links::{self, Link, Present};
+use super::members::Members;
 use super::orders;
 use super::plan::Target;
 use super::slow::Slow;
-use super::{Fault, Outcome, Planned, clocks, targets, victims};
+use super::{Fault, Outcome, Planned, clocks, members, targets, victims};
 use crate::env::Env;
 use crate::env::busy::Held;
 use crate::env::containers::{Containers, together};
@@ -49,6 +51,8 @@ pub enum Undo {
     Hasten(Slow),
     /// A disk of a node is well again.
     Mend(String, Use, Ill),
+    /// Nodes that come and go are brought to an end.
+    Settle(Box<Members>),
     /// A task is told to end, and waited for.
     End(JoinHandle<Result<Outcome, Harness>>, watch::Sender<bool>),
 }
@@ -91,6 +95,13 @@ pub async fn start(env: &mut Env, planned: &Planned, access: &Access) -> Result<
             }
             Place::Processes(_) => Err(Harness::new("there is no engine")),
         },
+        Fault::ChangeMembers => Ok(match Members::begin(env, random) {
+            Ok(members) => {
+                let text = members.intent();
+                installed(fault, None, &text, Undo::Settle(Box::new(members)))
+            }
+            Err(why) => (Outcome::Skipped(why), None),
+        }),
         _ => on_node(env, planned, access, &mut random).await,
     }
 }
@@ -102,7 +113,8 @@ async fn on_node(
     random: &mut Random,
 ) -> Result<Made, Harness> {
     let fault = planned.fault;
-    let (target, data) = narrowed(fault, &planned.target, random);
+    let first = env.place.names().into_iter().next().unwrap_or_default();
+    let (target, data) = narrowed(fault, &planned.target, &first, random);
     let name = match targets::resolve(&env.place, &target, data, random).await {
         Ok(name) => name,
         Err(why) => return Ok((Outcome::Skipped(why), None)),
@@ -158,7 +170,7 @@ fn processes(env: &mut Env) -> Result<&mut Cluster, Harness> {
 }
 
 /// Some faults are about somebody in particular, whatever was drawn.
-fn narrowed(fault: Fault, target: &Target, random: &mut Random) -> (Target, bool) {
+fn narrowed(fault: Fault, target: &Target, first: &str, random: &mut Random) -> (Target, bool) {
     let named = matches!(target, Target::Named(_));
     match fault {
         Fault::KillAgent
@@ -199,7 +211,7 @@ fn narrowed(fault: Fault, target: &Target, random: &mut Random) -> (Target, bool
             (Target::Primary, true)
         }
         Fault::Ring | Fault::PostgresOnly | Fault::DataLink | Fault::AgentsOnly | Fault::Loss => {
-            (Target::Named("n1".to_owned()), false)
+            (Target::Named(first.to_owned()), false)
         }
         _ => (target.clone(), true),
     }
@@ -244,9 +256,15 @@ pub(super) fn installed(fault: Fault, node: Option<&str>, text: &str, undo: Undo
 }
 
 fn cut(env: &Env, fault: Fault, name: &str, random: &mut Random) -> Result<Made, Harness> {
-    let nodes = u8::try_from(env.place.names().len()).unwrap_or(u8::MAX);
+    let numbers = |names: Vec<String>| {
+        let mut numbers: Vec<u8> = names.iter().map(|name| number(name)).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    let nodes = numbers(env.place.names());
+    let present = Present { nodes, data: numbers(env.place.data_nodes()) };
     let chosen = number(name);
-    let links = links::cut_by(fault, nodes, chosen, random);
+    let links = links::cut_by(fault, &present, chosen, random);
     change(env, &links, Change::Add)?;
     let told: Vec<String> =
         links.iter().map(|link| format!("{}>{} {:?}", link.from, link.to, link.traffic)).collect();
@@ -309,13 +327,12 @@ fn put_off(
 
 fn change(env: &Env, links: &[Link], change: Change) -> Result<(), Harness> {
     let Some(world) = &env.world else { return Ok(()) };
-    let nodes = u8::try_from(env.place.names().len()).unwrap_or(u8::MAX);
-    for node in 1..=nodes {
+    // A node may be gone meanwhile; its network is there still.
+    let places: BTreeSet<u8> = links.iter().map(|link| link.rules().0).collect();
+    for node in places {
         let here = links.iter().map(|link| link.rules()).filter(|(at, _)| *at == node);
         let rules: Vec<String> = here.flat_map(|(_, rules)| rules).collect();
-        if !rules.is_empty() {
-            world.filter(node, change, &rules)?;
-        }
+        world.filter(node, change, &rules)?;
     }
     Ok(())
 }
@@ -324,8 +341,12 @@ impl Active {
     /// Does what a fault does again and again; returns after how long it wants that once more.
     ///
     /// # Errors
-    /// If the packet filter refuses.
-    pub fn again(&mut self, env: &Env) -> Result<Option<Duration>, Harness> {
+    /// If the packet filter refuses, or what was begun cannot be followed.
+    pub async fn again(&mut self, env: &mut Env) -> Result<Option<Duration>, Harness> {
+        if let Undo::Settle(members) = &mut self.undo {
+            members.go_on(env).await?;
+            return Ok(Some(members::EVERY));
+        }
         let Undo::StopFlapping(_, links, random, down) = &mut self.undo else { return Ok(None) };
         change(env, links, if *down { Change::Remove } else { Change::Add })?;
         *down = !*down;
@@ -339,6 +360,10 @@ impl Active {
     pub async fn stop(self, env: &mut Env) -> Result<Outcome, Harness> {
         match self.undo {
             Undo::Nothing => Ok(Outcome::Installed("over".to_owned())),
+            // One that left meanwhile has nothing to be undone.
+            Undo::StartAgent(name) | Undo::Thaw(name) if !env.knows(&name) => {
+                Ok(Outcome::Installed(format!("{name} is no part of the cluster any more")))
+            }
             Undo::StartAgent(name) => Ok(env.place.start_agent(&name)),
             Undo::Continue(pid) => {
                 send(pid, Signal::CONT);
@@ -362,6 +387,7 @@ impl Active {
             }
             Undo::Hasten(slow) => Ok(Outcome::Installed(slow.end(env.world.as_ref()).await?)),
             Undo::Mend(name, used, ill) => disks::mend(env, &name, used, ill),
+            Undo::Settle(members) => Ok(members.outcome()),
             Undo::End(task, stop) => {
                 stop.send_replace(true);
                 task.await.trying(|| format!("end {}", self.fault.name()))?
@@ -370,8 +396,9 @@ impl Active {
     }
 
     /// Tells what goes on beside to end; returns whether it has, and whether what else is to be undone can be.
-    pub fn ends(&self, place: &Place) -> bool {
-        match &self.undo {
+    pub fn ends(&mut self, place: &Place) -> bool {
+        match &mut self.undo {
+            Undo::Settle(members) => members.ends(),
             Undo::End(task, stop) => {
                 stop.send_replace(true);
                 task.is_finished()

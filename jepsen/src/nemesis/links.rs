@@ -56,9 +56,19 @@ impl Link {
     }
 }
 
-/// Returns the links that a fault cuts among `nodes` nodes; `chosen` is the node it is about.
-pub fn cut_by(fault: Fault, nodes: u8, chosen: u8, random: &mut Random) -> Vec<Link> {
-    let others: Vec<u8> = (1..=nodes).filter(|node| *node != chosen).collect();
+/// Who there is, by number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// All nodes.
+    pub nodes: Vec<u8>,
+    /// Those with a database.
+    pub data: Vec<u8>,
+}
+
+/// Returns the links that a fault cuts among the nodes; `chosen` is the node it is about.
+pub fn cut_by(fault: Fault, present: &Present, chosen: u8, random: &mut Random) -> Vec<Link> {
+    let Present { nodes, data } = present;
+    let others: Vec<u8> = nodes.iter().copied().filter(|node| *node != chosen).collect();
     let apart = |others: &[u8]| both_ways(chosen, others, Traffic::All);
     match fault {
         Fault::IsolatePrimary | Fault::IsolateNode | Fault::Halves | Fault::Flapping => {
@@ -67,9 +77,10 @@ pub fn cut_by(fault: Fault, nodes: u8, chosen: u8, random: &mut Random) -> Vec<L
         Fault::IsolateAll => apart(&[others, vec![CLIENTS]].concat()),
         Fault::Ring => {
             // Of three nodes each hears the one before it; of more, all but the one after it.
-            let next = |node: u8| node % nodes + 1;
-            let lost = |to: u8| Link { from: next(to), to, traffic: Traffic::All };
-            (1..=nodes).map(lost).collect()
+            let next = nodes.iter().cycle().skip(1);
+            let lost =
+                |(to, from): (&u8, &u8)| Link { from: *from, to: *to, traffic: Traffic::All };
+            nodes.iter().zip(next).map(lost).collect()
         }
         Fault::OneWay => {
             let other = random.pick(&others).copied().unwrap_or(chosen);
@@ -78,8 +89,7 @@ pub fn cut_by(fault: Fault, nodes: u8, chosen: u8, random: &mut Random) -> Vec<L
             vec![Link { from, to, traffic: Traffic::All }]
         }
         Fault::PostgresOnly => everywhere(nodes, Traffic::Port(DATABASES)),
-        // The last one is the witness.
-        Fault::DataLink => everywhere(nodes.saturating_sub(1), Traffic::Port(DATABASES)),
+        Fault::DataLink => everywhere(data, Traffic::Port(DATABASES)),
         Fault::AgentsOnly => everywhere(nodes, Traffic::Port(AGENTS)),
         Fault::Loss => {
             let percent = u8::try_from(random.between(10, 33)).unwrap_or(10);
@@ -97,10 +107,9 @@ fn both_ways(one: u8, others: &[u8], traffic: Traffic) -> Vec<Link> {
     others.iter().flat_map(pair).collect()
 }
 
-fn everywhere(nodes: u8, traffic: Traffic) -> Vec<Link> {
-    (1..=nodes)
-        .flat_map(|one| both_ways(one, &(one + 1..=nodes).collect::<Vec<_>>(), traffic))
-        .collect()
+fn everywhere(nodes: &[u8], traffic: Traffic) -> Vec<Link> {
+    let pairs = nodes.iter().enumerate();
+    pairs.flat_map(|(at, one)| both_ways(*one, &nodes[at + 1..], traffic)).collect()
 }
 
 #[cfg(test)]
@@ -108,7 +117,12 @@ mod tests {
     use super::*;
 
     fn cut(fault: Fault, chosen: u8) -> Vec<(u8, u8)> {
-        let links = cut_by(fault, 3, chosen, &mut Random::new(1, 1));
+        among(&[1, 2, 3], &[1, 2], fault, chosen)
+    }
+
+    fn among(nodes: &[u8], data: &[u8], fault: Fault, chosen: u8) -> Vec<(u8, u8)> {
+        let present = Present { nodes: nodes.to_vec(), data: data.to_vec() };
+        let links = cut_by(fault, &present, chosen, &mut Random::new(1, 1));
         links.iter().map(|link| (link.from, link.to)).collect()
     }
 
@@ -131,6 +145,16 @@ mod tests {
             assert_eq!(links.iter().filter(|link| link.1 == to).count(), 1, "{links:?}");
             assert_eq!(links.iter().filter(|link| link.0 == to).count(), 1, "{links:?}");
         }
+    }
+
+    #[test]
+    fn nodes_that_came_are_cut_off_like_others_and_nodes_that_went_are_left_alone() {
+        let cut = |fault, chosen| among(&[1, 3, 4], &[1, 4], fault, chosen);
+        assert_eq!(cut(Fault::IsolatePrimary, 4), [(4, 1), (1, 4), (4, 3), (3, 4)]);
+        assert_eq!(cut(Fault::DataLink, 1), [(1, 4), (4, 1)]);
+        assert_eq!(cut(Fault::Ring, 1), [(3, 1), (4, 3), (1, 4)]);
+        let four = among(&[1, 2, 3, 4], &[1, 2, 4], Fault::DataLink, 1);
+        assert_eq!(four.len(), 6, "three databases, and the witness is reached: {four:?}");
     }
 
     #[test]

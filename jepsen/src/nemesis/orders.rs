@@ -77,16 +77,10 @@ pub async fn resume(endpoints: &str) -> Result<Outcome, Harness> {
 /// If it cannot be run, or says that it was called wrongly: that is a fault of the suite.
 pub async fn run(endpoints: &str, arguments: &[String]) -> Result<Outcome, Harness> {
     let said = arguments.join(" ");
-    let mut command = Command::new(programs::program("haclt"));
-    command.args(["--endpoint", endpoints]).args(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let child = command.spawn().trying(|| "run haclt".to_owned())?;
-    let Ok(output) = tokio::time::timeout(LIMIT, child.wait_with_output()).await else {
+    let Some((code, text)) = call(endpoints, arguments).await? else {
         return Ok(Outcome::Indeterminate(format!("haclt {said}: no end after {LIMIT:?}")));
     };
-    let output = output.trying(|| format!("wait for haclt {said}"))?;
-    let text = programs::said(&output).trim().replace('\n', "; ");
-    let code = output.status.code();
+    let text = text.replace('\n', "; ");
     let told = format!("haclt {said}: exit code {code:?}: {text}");
     match code {
         Some(0) => Ok(Outcome::Installed(told)),
@@ -94,4 +88,23 @@ pub async fn run(endpoints: &str, arguments: &[String]) -> Result<Outcome, Harne
         Some(4) => Ok(Outcome::Indeterminate(told)),
         _ => Err(Harness::new(told)),
     }
+}
+
+/// Runs `haclt`, and returns its exit code and what it said; nothing if it does not end.
+///
+/// # Errors
+/// If it cannot be run.
+pub async fn call(
+    endpoints: &str,
+    arguments: &[String],
+) -> Result<Option<(Option<i32>, String)>, Harness> {
+    let mut command = Command::new(programs::program("haclt"));
+    command.args(["--endpoint", endpoints]).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let child = command.spawn().trying(|| "run haclt".to_owned())?;
+    let Ok(output) = tokio::time::timeout(LIMIT, child.wait_with_output()).await else {
+        return Ok(None);
+    };
+    let output = output.trying(|| format!("wait for haclt {}", arguments.join(" ")))?;
+    Ok(Some((output.status.code(), programs::said(&output).trim().to_owned())))
 }

@@ -29,7 +29,11 @@ pub async fn resolve(
         Target::Named(name) if all.contains(name) => Ok(name.clone()),
         Target::Named(name) if names.contains(name) => Err(format!("{name} has no database")),
         Target::Named(name) => Err(format!("there is no node {name}")),
-        Target::Primary => holder(place).await.ok_or_else(|| "there is no primary".to_owned()),
+        // Who answered may not have heard yet that a node is no member any more.
+        Target::Primary => {
+            let holder = holder(place).await.filter(|holder| names.contains(holder));
+            holder.ok_or_else(|| "there is no primary".to_owned())
+        }
         Target::Standby => {
             let primary = holder(place).await.ok_or("nobody knows who is the primary")?;
             let mut standbys = place.data_nodes().into_iter();

@@ -206,8 +206,13 @@ fn summary(run: &Run, history: &History, outcome: &Outcome) -> String {
         let word = verdict.valid.word();
         let counts: Vec<String> = verdict.counts.iter().map(|(n, c)| format!("{n}: {c}")).collect();
         let row = format!(
-            "<tr><th>{}</th><td class=\"{word}\">{word}</td><td>{}{}{}</td></tr>",
+            "<tr><th>{}</th><td class=\"{word}\">{word}</td><td>{}{}{}{}</td></tr>",
             escaped(&verdict.checker),
+            verdict
+                .told
+                .as_deref()
+                .map(|told| format!("<p>{}</p>", escaped(told)))
+                .unwrap_or_default(),
             list(&verdict.findings),
             list(&verdict.notes),
             escaped(&counts.join(", "))
@@ -255,17 +260,21 @@ pub fn index(store: &Path) -> Result<usize, StoreError> {
                 .and_then(|text| serde_json::from_str::<Outcome>(&text).ok());
             let word = outcome.as_ref().map_or("unknown", |outcome| outcome.valid.word());
             let why = outcome.as_ref().map_or("no results".to_owned(), why);
+            let told = outcome.iter().flat_map(|outcome| &outcome.verdicts);
+            let told = told.filter_map(|verdict| Some((&verdict.checker, verdict.told.as_ref()?)));
+            let told: Vec<String> = told.map(|(name, told)| format!("{name}: {told}")).collect();
+            let told = escaped(&told.join("; "));
             let (test, time, why) = (escaped(&test), escaped(&time), escaped(&why));
             writeln!(
                 rows,
                 "<tr><td>{test}</td><td><a href=\"{test}/{time}/index.html\">{time}</a></td>\
-                 <td class=\"{word}\">{word}</td><td>{why}</td></tr>"
+                 <td class=\"{word}\">{word}</td><td>{why}</td><td>{told}</td></tr>"
             )
             .expect("writing to a text");
         }
     }
     let body = format!(
-        "<table>\n<tr><th>test</th><th>run</th><th>verdict</th><th></th></tr>\n{rows}</table>\n"
+        "<table>\n<tr><th>test</th><th>run</th><th>verdict</th><th></th><th>besides</th></tr>\n{rows}</table>\n"
     );
     let path = store.join("index.html");
     fs::write(&path, page("runs", "", &body)).map_err(file(&path))?;

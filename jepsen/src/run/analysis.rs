@@ -92,6 +92,7 @@ fn checks(outcome: &Outcome) -> Result<Vec<Check>, Harness> {
 
 fn check(verdict: &checker::Verdict) -> Check {
     let word = match verdict.valid {
+        Validity::Told => Word::Info,
         Validity::Valid => Word::Valid,
         Validity::Unknown => Word::Unknown,
         Validity::Invalid => Word::Invalid,

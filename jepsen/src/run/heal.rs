@@ -6,7 +6,7 @@ use crate::env::Env;
 use crate::harness::Harness;
 use crate::history::F;
 use crate::journal::Journal;
-use crate::nemesis::{Outcome, orders};
+use crate::nemesis::{Outcome, members, orders};
 use crate::random::Random;
 use crate::workload::client::{Access, Door, Session};
 
@@ -51,6 +51,14 @@ async fn put_right(
     let mut last = "no agent answers".to_owned();
     while began.elapsed() < limit {
         env.place.start_agents();
+        // Nodes come and go only where there are places for more.
+        if !env.spares.is_empty()
+            && let Err(left) = members::settle(env).await?
+        {
+            last = left;
+            tokio::time::sleep(EVERY).await;
+            continue;
+        }
         for address in env.place.agents() {
             let Some(status) = ha_tests::status::status(&address).await else { continue };
             if status.paused {
@@ -70,11 +78,11 @@ async fn put_right(
     Ok(Err(last))
 }
 
-/// Waits until every standby has replayed what the primary had when it was first asked. Returns how long that took.
+/// Waits until every standby of the cluster has replayed what the primary had when it was first asked. Returns how long that took.
 ///
 /// # Errors
 /// Who is behind, if it does not come to that by the limit.
-pub async fn level(access: &Access, limit: Duration) -> Result<Duration, String> {
+pub async fn level(env: &Env, access: &Access, limit: Duration) -> Result<Duration, String> {
     let began = Instant::now();
     let mut random = Random::new(0, 5);
     let mut wanted: Option<String> = None;
@@ -91,7 +99,7 @@ pub async fn level(access: &Access, limit: Duration) -> Result<Duration, String>
                  else true end)::text"
             );
             let mut late = Vec::new();
-            for database in &access.databases {
+            for database in access.databases.iter().filter(|there| env.knows(&there.node)) {
                 let session = access.open(&Door::Node(database.clone()), &mut random).await;
                 let there = match &session {
                     Some(session) => one(session, &question).await,

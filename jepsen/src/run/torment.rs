@@ -128,7 +128,8 @@ impl<'a> Torment<'a> {
         self.story.happened.push(Happened { fault, node, outcome, from, to: from, end });
         if let Some(active) = active {
             let now = self.began.elapsed();
-            let again = matches!(active.undo, Undo::StopFlapping(..)).then_some(now);
+            let repeats = matches!(active.undo, Undo::StopFlapping(..) | Undo::Settle(_));
+            let again = repeats.then_some(now);
             self.lasting.push(Lasting { active, until: now + planned.lasts, again, entry });
         }
         Ok(())
@@ -144,7 +145,7 @@ impl<'a> Torment<'a> {
                 continue;
             }
             if lasting.again.is_some_and(|at| at <= now) {
-                let pause = lasting.active.again(self.env)?;
+                let pause = lasting.active.again(self.env).await?;
                 lasting.again = pause.map(|pause| now + pause);
             }
             kept.push(lasting);
@@ -181,6 +182,7 @@ impl<'a> Torment<'a> {
             .iter()
             .filter_map(|lasting| match &lasting.active.undo {
                 Undo::StartAgent(name) => Some(name.clone()),
+                Undo::Settle(members) => members.down().map(str::to_owned),
                 _ => None,
             })
             .collect();

@@ -18,6 +18,8 @@ const FULL_EXCUSES: Duration = Duration::from_secs(5);
 /// A word on a run, or on one aspect of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Word {
+    /// It is told, and counts neither for the run nor against it.
+    Info,
     /// Nothing that was looked for was found.
     Valid,
     /// It could not be decided.
@@ -30,6 +32,7 @@ impl Word {
     /// Returns it as it is printed.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Info => "INFO",
             Self::Valid => "valid",
             Self::Unknown => "unknown",
             Self::Invalid => "INVALID",
@@ -39,7 +42,7 @@ impl Word {
     /// Returns the exit code of a run that ended with it.
     pub const fn exit_code(self) -> u8 {
         match self {
-            Self::Valid => 0,
+            Self::Info | Self::Valid => 0,
             Self::Invalid => 1,
             Self::Unknown => 3,
         }
@@ -77,7 +80,8 @@ pub struct Verdict(pub Vec<Check>);
 impl Verdict {
     /// Returns the worst word.
     pub fn word(&self) -> Word {
-        self.0.iter().map(|check| check.word).max().unwrap_or(Word::Unknown)
+        let words = self.0.iter().map(|check| check.word).filter(|word| *word != Word::Info);
+        words.max().unwrap_or(Word::Unknown)
     }
 }
 
@@ -337,5 +341,7 @@ mod tests {
         assert_eq!(verdict(&[Word::Invalid, Word::Unknown]), Word::Invalid);
         assert_eq!(verdict(&[Word::Valid]).exit_code(), 0);
         assert_eq!(verdict(&[]), Word::Unknown);
+        assert_eq!(verdict(&[Word::Info]), Word::Unknown);
+        assert_eq!(verdict(&[Word::Info, Word::Valid]), Word::Valid);
     }
 }

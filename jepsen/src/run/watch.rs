@@ -1,6 +1,6 @@
 //! Who held the lease, and whose server may have accepted writes, as the guards say while all goes on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,9 +49,12 @@ pub struct Guards(Vec<(String, PathBuf)>);
 impl Guards {
     /// Returns those of an environment.
     pub fn of(env: &Env) -> Self {
-        let nodes = env.place.data_nodes().into_iter();
-        let file = |name: &str| env.place.permit_dir(name).join(STATUS_FILE);
-        Self(nodes.map(|name| (name.clone(), file(&name))).collect())
+        let file = |dir: &Path| dir.join(STATUS_FILE);
+        let there = env.place.data_nodes().into_iter();
+        let there = there.map(|name| (name.clone(), file(&env.place.permit_dir(&name))));
+        let spares = env.spares.iter().filter(|node| node.is_data);
+        let spares = spares.map(|node| (node.name.clone(), file(node.permit_dir())));
+        Self(there.chain(spares).collect())
     }
 
     /// Returns the epoch under which a node's server may accept writes now; none if it may not, or if its guard

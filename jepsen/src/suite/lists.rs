@@ -53,7 +53,10 @@ fn value(of: &impl clap::ValueEnum) -> String {
 pub(super) fn of(list: List) -> Vec<Entry> {
     match list {
         List::Quick => entries(&QUICK, 65, 60),
-        List::Full => [entries(&FULL, 300, 80), entries(&CONTAINERS, 120, 60)].concat(),
+        List::Full => {
+            let besides = [entries(&CONTAINERS, 120, 60), entries(&MEMBERS, 180, 80)].concat();
+            [entries(&FULL, 300, 80), besides].concat()
+        }
     }
 }
 
@@ -130,6 +133,12 @@ const CONTAINERS: [Kinds; 4] = [
     (Compose, Append, Serializable, "orders,kill"),
     (Compose, Probe, ReadCommitted, "isolate-primary,kill-node,pause-agent"),
     (Compose, Set, ReadCommitted, "engine,kill-agent"),
+];
+
+/// Runs in which nodes come and go, of three minutes; after the others, whose seeds stay what they were.
+const MEMBERS: [Kinds; 2] = [
+    (Netns, Set, ReadCommitted, "members,kill,isolate-primary"),
+    (Netns, Append, Serializable, "members,pause,orders"),
 ];
 
 #[cfg(test)]

@@ -36,6 +36,19 @@ pub enum Call {
     ProbeSlowly(i64, u64),
     /// All inserted values are read.
     ReadAll,
+    /// Something is read from a standby, which may be behind.
+    OnStandby(Reading),
+}
+
+/// What is read from a standby.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reading {
+    /// Lists, in one snapshot.
+    Lists(Vec<i64>),
+    /// The newest values.
+    Newest,
+    /// All accounts.
+    Balances,
 }
 
 /// Who a server says it is.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::Workload;
-use super::call::{Call, Step};
+use super::call::{Call, Reading, Step};
 use super::schema::ACCOUNTS;
 use crate::random::Random;
 
@@ -72,6 +72,21 @@ impl Source {
                 }
             }
         }
+    }
+
+    /// Draws what is read from a standby; none for what says nothing of its age.
+    pub fn draw_reading(&self, workload: Workload, random: &mut Random) -> Option<Call> {
+        let reading = match workload {
+            Workload::Append => {
+                let count = random.between(1, 3);
+                Reading::Lists((0..count).map(|_| self.key(random)).collect())
+            }
+            Workload::Set | Workload::Probe => Reading::Newest,
+            Workload::Bank => Reading::Balances,
+            // A value comes again and again: nobody knows which of its writes was read.
+            Workload::Register => return None,
+        };
+        Some(Call::OnStandby(reading))
     }
 
     /// Returns the calls that read everything when the cluster is well again.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio_postgres::{Error, SimpleQueryMessage, SimpleQueryRow};
 
-use super::Level;
 use super::call::{Answer, Call, Identity, Step};
 use super::client::Session;
+use super::{Level, standby};
 
 /// How transactions are run.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +67,7 @@ pub async fn execute(session: &Session, call: &Call, how: How) -> Result<Answer,
             tokio::time::sleep(Duration::from_millis(*ms)).await;
             session.commit().await.map(|()| by(&found))
         }
+        Call::OnStandby(reading) => standby::read(session, reading).await,
         Call::ReadAll => {
             let found = rows(session, "select value from elements order by value").await?;
             Ok(Answer::Values(found.iter().filter_map(|row| number(row, 0)).collect()))
@@ -84,7 +85,7 @@ async fn write(session: &Session, text: &str) -> Result<Vec<SimpleQueryRow>, Err
     rows(session, text).await
 }
 
-async fn rows(session: &Session, text: &str) -> Result<Vec<SimpleQueryRow>, Error> {
+pub(super) async fn rows(session: &Session, text: &str) -> Result<Vec<SimpleQueryRow>, Error> {
     let messages = session.client.simple_query(text).await?;
     let rows = messages.into_iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
@@ -93,7 +94,7 @@ async fn rows(session: &Session, text: &str) -> Result<Vec<SimpleQueryRow>, Erro
     Ok(rows.collect())
 }
 
-fn number(row: &SimpleQueryRow, column: usize) -> Option<i64> {
+pub(super) fn number(row: &SimpleQueryRow, column: usize) -> Option<i64> {
     row.get(column)?.parse().ok()
 }
 
@@ -139,7 +140,7 @@ async fn lists(session: &Session, steps: &[Step], how: How) -> Result<Answer, Er
     Ok(Answer::Lists(found))
 }
 
-fn numbers(text: &str) -> Vec<i64> {
+pub(super) fn numbers(text: &str) -> Vec<i64> {
     text.split(' ').filter_map(|item| item.parse().ok()).collect()
 }
 

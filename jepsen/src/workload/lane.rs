@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::Workload;
 use super::call::{Answer, Call};
 use super::client::{Access, Door, Ending, Session};
 use super::draw::Source;
 use super::execute::{How, execute};
+use super::{Workload, standby};
 use crate::history::Process;
 use crate::journal::Journal;
 use crate::random::Random;
@@ -45,8 +45,19 @@ pub struct Lane {
     pub door: Door,
     /// Time from one call to the next, if answers are quick.
     pub pace: Duration,
-    /// Whether it leaves transactions open before it commits.
-    pub slow: bool,
+    /// What it does there.
+    pub habit: Habit,
+}
+
+/// What a client does all the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Habit {
+    /// What the workload has.
+    Works,
+    /// The same, and it leaves transactions open before it commits.
+    WorksSlowly,
+    /// It reads, while the node is a standby.
+    ReadsOnStandby,
 }
 
 impl Clients {
@@ -66,7 +77,11 @@ impl Clients {
                 }
                 continue;
             };
-            let call = self.source.draw(self.workload, lane.slow, &mut random);
+            let Some(call) = self.draw(&open, lane.habit, &mut random).await else {
+                session = (!open.client.is_closed()).then_some(open);
+                next = Instant::now() + lane.pace;
+                continue;
+            };
             let ending = self.call(process, &open, &call, self.how).await;
             if matches!(ending, Ending::Info(_)) {
                 process = self.journal.process();
@@ -75,6 +90,16 @@ impl Clients {
             }
             next = Instant::now().max(next + jitter(lane.pace, &mut random));
         }
+    }
+
+    /// Draws a call; none if there is nothing to do at present.
+    async fn draw(&self, open: &Session, habit: Habit, random: &mut Random) -> Option<Call> {
+        if habit != Habit::ReadsOnStandby {
+            return Some(self.source.draw(self.workload, habit == Habit::WorksSlowly, random));
+        }
+        let asked = tokio::time::timeout(self.limit, standby::is_standby(open)).await;
+        let standby = matches!(asked, Ok(Ok(true)));
+        if standby { self.source.draw_reading(self.workload, random) } else { None }
     }
 
     /// Makes one call and writes it down.

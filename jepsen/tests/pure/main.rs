@@ -9,4 +9,5 @@ mod figures;
 mod others;
 mod pages;
 mod simulated;
+mod standbys;
 mod written;

@@ -52,6 +52,7 @@ fn values() -> impl Strategy<Value = (F, Value)> {
             .prop_map(move |(key, from, to)| (F::Cas, register(key, Register::Cas { from, to }))),
         number().prop_map(|element| (F::Add, Value::Add(element))),
         option::of(vec(number(), 0..4)).prop_map(|all| (F::ReadSet, Value::Set(all))),
+        option::of(vec(number(), 0..4)).prop_map(|all| (F::ReadNewest, Value::Set(all))),
         (number(), number(), number())
             .prop_map(|(from, to, amount)| (F::Transfer, Value::Transfer { from, to, amount })),
         option::of(btree_map(number(), any::<i64>(), 0..4))
