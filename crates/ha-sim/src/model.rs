@@ -79,6 +79,90 @@ where
     }
 }
 
+/// Returns a shortest way to where `property` is broken, step by step.
+pub fn way<M>(model: &M, property: &'static str) -> Option<Vec<M::Action>>
+where
+    M: Story + Clone + Send + Sync + 'static,
+    M::State: Hash + Clone + PartialEq + Send + Sync + 'static,
+    M::Action: Clone + PartialEq,
+{
+    let found = |fewer_than: Option<usize>| {
+        let until = HasDiscoveries::AllOf(BTreeSet::from([property]));
+        let mut builder = model.clone().checker().threads(1).finish_when(until);
+        if let Some(steps) = fewer_than {
+            // Depth counts states, not steps, and those at the limit are not looked at.
+            builder = builder.target_max_depth(steps + 1);
+        }
+        let states = builder.spawn_bfs().join().discovery(property)?.into_vec();
+        let holds = model.property(property).condition;
+        // The checker names one of the last states that it saw: what comes after the first wrong one is cut.
+        let before = states.into_iter().take_while(|(state, _)| holds(model, state));
+        Some(before.filter_map(|(_, action)| action).collect::<Vec<_>>())
+    };
+    let mut best = found(None)?;
+    while let Some(shorter) = found(Some(best.len())) {
+        best = shorter;
+    }
+    Some(best)
+}
+
+/// Returns the same way with every step that `is` so taken as early as it can be, if it still leads to where
+/// `property` is broken.
+#[must_use]
+pub fn sooner<M>(
+    model: &M,
+    way: &[M::Action],
+    property: &'static str,
+    is: impl Fn(&M::Action) -> bool,
+) -> Vec<M::Action>
+where
+    M: Model,
+    M::State: Clone + PartialEq,
+    M::Action: Clone + PartialEq,
+{
+    let mut best = way.to_vec();
+    for at in 0..way.len() {
+        if !is(&best[at]) {
+            continue;
+        }
+        for earlier in 0..at {
+            let mut other = best.clone();
+            let step = other.remove(at);
+            other.insert(earlier, step);
+            if leads_to(model, &other, property) {
+                best = other;
+                break;
+            }
+        }
+    }
+    best
+}
+
+/// Whether a way can be taken, and the property is broken at its end and not before.
+fn leads_to<M>(model: &M, way: &[M::Action], property: &'static str) -> bool
+where
+    M: Model,
+    M::State: Clone + PartialEq,
+    M::Action: Clone + PartialEq,
+{
+    let holds = model.property(property).condition;
+    model.init_states().into_iter().any(|first| {
+        let mut now = first;
+        for action in way {
+            let mut offered = Vec::new();
+            model.actions(&now, &mut offered);
+            if !holds(model, &now) || !offered.contains(action) {
+                return false;
+            }
+            match model.next_state(&now, action.clone()) {
+                Some(next) => now = next,
+                None => return false,
+            }
+        }
+        !holds(model, &now)
+    })
+}
+
 fn run<M>(
     model: M,
     threads: usize,

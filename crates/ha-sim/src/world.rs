@@ -7,8 +7,10 @@
 
 mod agent;
 mod aimed;
+mod astray;
 mod clients;
 mod control;
+mod directed;
 mod event;
 mod faults;
 mod granter;
@@ -27,6 +29,7 @@ mod plan;
 mod quorum;
 mod raft;
 mod rejoin;
+mod replay;
 mod replication;
 mod report;
 mod rng;
@@ -40,4 +43,5 @@ mod witness;
 pub use aimed::Aim;
 pub use mutation::Mutation;
 pub use plan::{Plan, ScriptError};
+pub use replay::{Replayed, Step, replay_lease};
 pub use run::{Ended, Outcome, run, search, shrink};

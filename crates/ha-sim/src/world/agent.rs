@@ -11,6 +11,7 @@ use ha_core::permit::{Order, Permit, StopMode};
 use ha_core::state::{Command, State};
 use ha_core::{BootNanos, Epoch, Incarnation, WalPosition};
 
+use super::astray::Astray;
 use super::event::{Body, Event, Message, Proposed, Reply, Request};
 use super::granter::Duty;
 use super::host::Host;
@@ -79,6 +80,9 @@ pub(crate) struct Agent {
     pub(crate) renewing: usize,
     pub(crate) holder: Option<Holder>,
     pub(crate) granter: Granter,
+    /// The term that its granter last saw it lead: what is watched may lag behind.
+    pub(crate) noticed: Option<u64>,
+    pub(crate) astray: Astray,
     pub(crate) duty: Duty,
     pub(crate) last_known: Option<(Epoch, WalPosition)>,
     /// As on disk.
@@ -106,10 +110,15 @@ impl Agent {
             burnt: Epoch::NONE,
             order: Order::Down { stop: StopMode::Fast },
         };
+        let mut raft = Raft::new(at, nodes, host.store.raft.written.clone());
+        let restored = world.mutation == Some(Mutation::LeaderRestored);
+        if restored && host.led == Some(raft.hard.term) {
+            raft.lead_on();
+        }
         Self {
             life: host.lives,
             incarnation: Incarnation(incarnation),
-            raft: Raft::new(at, nodes, host.store.raft.written.clone()),
+            raft,
             state: Rc::default(),
             applied: 0,
             readings: Vec::new(),
@@ -126,6 +135,8 @@ impl Agent {
             renewing: 0,
             holder: None,
             granter: Granter::new(world.policy.drift),
+            noticed: None,
+            astray: Astray::default(),
             duty: Duty::default(),
             last_known: None,
             pledge: host.store.pledge.written,
@@ -162,7 +173,15 @@ pub(crate) fn start(sim: &Sim, at: usize) {
     world.hosts[at].agent = Some(agent);
     world.tell(at, "agent starts");
     world.apply(at);
+    let directed = world.director.is_some();
     drop(world);
+    if !directed {
+        go(sim, at);
+    }
+}
+
+/// Has an agent go about its duties.
+pub(crate) fn go(sim: &Sim, at: usize) {
     let ctx = Ctx { sim: sim.clone(), host: at };
     let raft_task = ctx.spawn(keep_time(ctx.clone()));
     let lease_task = ctx.spawn(lease::run(ctx.clone()));
@@ -277,7 +296,7 @@ async fn keep_time(ctx: Ctx) {
 
 impl World {
     /// Takes a Raft message in.
-    fn raft_message(&mut self, at: usize, from: usize, message: RaftMessage) {
+    pub(crate) fn raft_message(&mut self, at: usize, from: usize, message: RaftMessage) {
         let id = self.next_id();
         let (now, trust) = (self.now, ha_core::clock::nanos(self.policy.election_max));
         let agent = self.agent(at);
@@ -312,7 +331,7 @@ impl World {
             let image = agent.raft.hard.clone();
             let life = agent.life;
             self.hosts[at].store.raft.written = image.clone();
-            let latency = self.hosts[at].disk.latency(&mut self.rng);
+            let latency = self.latency(at);
             let now = self.now;
             let agent = self.agent(at);
             agent.writing_until = agent.writing_until.max(now) + latency;
@@ -417,6 +436,9 @@ impl World {
 
     /// Gives an epoch up for good on this node, before anybody is told.
     pub(crate) fn burn(&mut self, at: usize, epoch: Epoch) {
+        if self.mutation == Some(Mutation::EpochUsedAgain) {
+            return;
+        }
         let agent = self.agent(at);
         if let Some(holder) = agent.holder.as_mut().filter(|holder| holder.epoch() <= epoch) {
             holder.burn();
@@ -469,12 +491,14 @@ impl Ctx {
         let slot = {
             let mut world = self.world();
             let cached = world.mutation == Some(Mutation::CachedConfirmation);
+            let hasty = world.mutation == Some(Mutation::AnsweredBeforeFirstEntry);
             let agent = world.agent(self.host);
             let term = agent.raft.leads()?;
             if cached {
                 return Some(term);
             }
-            let index = agent.raft.first_own.max(agent.raft.commit);
+            let applied = agent.raft.first_own.max(agent.raft.commit);
+            let index = if hasty { 0 } else { applied };
             let (round, out) = agent.raft.begin_round();
             let slot = Slot::new();
             agent.readings.push(Reading { round, term, index, slot: slot.clone() });

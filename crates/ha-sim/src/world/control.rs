@@ -25,19 +25,24 @@ pub(crate) type Failed = String;
 /// Runs the loop until the agent ends.
 pub(crate) async fn run(ctx: Ctx) {
     loop {
-        ctx.agent().woken = false;
-        {
-            let mut world = ctx.world();
-            let clock = world.clock(ctx.host).boottime;
-            world.agent(ctx.host).looped_at = clock;
-            lease::follow_state(&mut world, ctx.host);
-        }
-        keep_guard(&ctx).await;
-        look_at_disk(&ctx);
-        note_times(&ctx);
-        decide_and_act(&ctx);
+        once(&ctx).await;
         ctx.sleep_unless(TICK, |agent| agent.woken).await;
     }
+}
+
+/// One round of the loop.
+pub(crate) async fn once(ctx: &Ctx) {
+    ctx.agent().woken = false;
+    {
+        let mut world = ctx.world();
+        let clock = world.clock(ctx.host).boottime;
+        world.agent(ctx.host).looped_at = clock;
+        lease::follow_state(&mut world, ctx.host);
+    }
+    keep_guard(ctx).await;
+    look_at_disk(ctx);
+    note_times(ctx);
+    decide_and_act(ctx);
 }
 
 /// Starts a guard if there is none. What an earlier one left is killed first.

@@ -238,7 +238,7 @@ impl World {
         }
     }
 
-    fn crash(&mut self, node: usize) {
+    pub(crate) fn crash(&mut self, node: usize) {
         if !self.hosts[node].up {
             return;
         }

@@ -7,9 +7,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ha_core::candidate::{Report, elect, worth_waiting_for};
+use ha_core::granter::RenewRefused;
 use ha_core::state::{Command, State, VacateReason};
 use ha_core::{Epoch, NodeId, NodeKind, WalPosition};
 
+use super::astray;
+use super::directed::Gate;
 use super::event::{Proposed, Reply, Request};
 use super::handle;
 use super::kernel::{Ctx, MS, Time, join_all};
@@ -48,37 +51,82 @@ pub(crate) struct Duty {
     told: String,
 }
 
+/// A renewal that arrived.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Renewal {
+    /// Who asks, and the number that it gave the question.
+    pub(crate) from: usize,
+    pub(crate) id: u64,
+    pub(crate) epoch: Epoch,
+    pub(crate) flushed: Option<WalPosition>,
+}
+
 /// Confirms one renewal: by a majority round that begins after it arrived.
-pub(crate) async fn renew(
-    ctx: &Ctx,
-    holder: &NodeId,
-    epoch: Epoch,
-    flushed: Option<WalPosition>,
-) -> Result<(), ()> {
+pub(crate) async fn renew(ctx: &Ctx, renewal: Renewal) -> Result<(), ()> {
     let (noted, _) = observe(&mut ctx.world(), ctx.host).ok_or(())?;
+    let early = ctx.world().mutation == Some(Mutation::CheckedBeforeTheRoundOnly);
+    if early {
+        check(&mut ctx.world(), ctx.host, renewal, (noted, noted), false)?;
+    }
     let confirmed = ctx.confirm_leadership(CONFIRM_LIMIT).await.ok_or(())?;
+    ctx.gate(Gate::Confirmed, renewal.from, renewal.id).await;
     // In one step: state and clock are read anew.
     let mut world = ctx.world();
-    observe(&mut world, ctx.host);
-    let clock = world.clock(ctx.host);
-    let agent = world.agent(ctx.host);
+    let leading = world.leading_as_seen(ctx.host);
+    astray::deposed(&mut world, ctx.host, noted);
+    see(&mut world, ctx.host, leading);
+    let checked = check(&mut world, ctx.host, renewal, (noted, confirmed), true);
+    if early { Ok(()) } else { checked }
+}
+
+/// The look at state and record that lets a renewal be confirmed, and notes it.
+fn check(
+    world: &mut World,
+    at: usize,
+    renewal: Renewal,
+    (noted, confirmed): (u64, u64),
+    note: bool,
+) -> Result<(), ()> {
+    let Renewal { from, epoch, flushed, .. } = renewal;
+    let clock = world.clock(at);
+    let holder = world.hosts[from].name.clone();
+    let lax = world.mutation == Some(Mutation::RenewedWhileVacating);
+    let agent = world.agent(at);
     let state = Rc::clone(&agent.state);
-    if state.lease.holder() != Some(holder) {
-        return Err(());
+    let mut other = agent.granter.clone();
+    let granter = if note { &mut agent.granter } else { &mut other };
+    let result = if state.lease.holder() == Some(&holder) {
+        granter.confirm(noted, confirmed, epoch, &state.lease, clock)
+    } else {
+        Err(RenewRefused::NotHeld)
+    };
+    match result {
+        Err(RenewRefused::Vacating) if lax => {}
+        Err(why) => {
+            world.explain(at, &why.to_string());
+            return Err(());
+        }
+        Ok(()) => {}
     }
-    agent.granter.confirm(noted, confirmed, epoch, &state.lease, clock).map_err(|_| ())?;
-    if let Some(flushed) = flushed {
+    let agent = world.agent(at);
+    if let Some(flushed) = flushed.filter(|_| note) {
         agent.last_known = Some((epoch, flushed));
     }
     Ok(())
 }
 
 /// Brings the granter up to date; returns the term this node leads and the state that was seen.
-fn observe(world: &mut World, at: usize) -> Option<(u64, Rc<State>)> {
+pub(crate) fn observe(world: &mut World, at: usize) -> Option<(u64, Rc<State>)> {
+    let leading = world.agent(at).raft.leads();
+    see(world, at, leading)
+}
+
+fn see(world: &mut World, at: usize, leading: Option<u64>) -> Option<(u64, Rc<State>)> {
+    astray::keep_record(world, at, leading);
     let clock = world.clock(at);
     let agent = world.agent(at);
     let state = Rc::clone(&agent.state);
-    let leading = agent.raft.leads();
+    agent.noticed = leading;
     agent.granter.observe(leading, &state.lease, clock);
     agent.granter.observe_pause(state.pauses, state.is_paused(), clock);
     Some((agent.granter.arrived().ok()?, state))
@@ -92,7 +140,9 @@ pub(crate) async fn run(ctx: Ctx) {
     }
 }
 
-async fn once(ctx: &Ctx) {
+/// One look at the lease, and what follows from it.
+pub(crate) async fn once(ctx: &Ctx) {
+    astray::carry_decision(ctx).await;
     let observed = observe(&mut ctx.world(), ctx.host);
     let Some((term, state)) = observed else {
         let mut agent = ctx.agent();
@@ -132,12 +182,13 @@ async fn expire(ctx: &Ctx, state: &State) {
                 pauses: state.pauses,
                 killed: false,
             }),
-            _ => expiry,
+            _ => expiry.or_else(|| astray::expired_by_old_record(&mut world, ctx.host)),
         }
     };
     let Some(expiry) = expiry else { return };
     let (epoch, pauses) = (expiry.epoch, expiry.pauses);
     let vacate = Command::Vacate { epoch, reason: VacateReason::Expired, pauses };
+    astray::note_decision(&mut ctx.world(), ctx.host, &vacate);
     // Bound to the term in which it was decided: never forwarded, never tried in another one.
     ctx.propose(vacate, Some(expiry.term), PROPOSE_LIMIT).await;
 }

@@ -30,8 +30,8 @@ impl World {
 pub(crate) async fn answer(ctx: &Ctx, from: usize, request: Request) -> Reply {
     match request {
         Request::Renew { epoch, id, flushed } => {
-            let holder = ctx.world().hosts[from].name.clone();
-            if granter::renew(ctx, &holder, epoch, flushed).await.is_ok() {
+            let renewal = granter::Renewal { from, id, epoch, flushed };
+            if granter::renew(ctx, renewal).await.is_ok() {
                 return Reply::Renewed { id };
             }
             let agent = ctx.agent();

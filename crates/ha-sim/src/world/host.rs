@@ -143,6 +143,8 @@ pub(crate) struct Host {
     pub(crate) agent: Option<Agent>,
     /// Counts the starts of its agent.
     pub(crate) lives: u64,
+    /// The term that its agent led when it ended.
+    pub(crate) led: Option<u64>,
     pub(crate) agent_frozen: u32,
     pub(crate) pg: Option<Pg>,
     pub(crate) kept: Option<Kept>,

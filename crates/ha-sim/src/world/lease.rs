@@ -6,6 +6,7 @@ use ha_core::holder::Holder;
 use ha_core::permit::{Order, Permit};
 use ha_core::{Epoch, WalPosition};
 
+use super::directed::Gate;
 use super::event::{Reply, Request};
 use super::granter;
 use super::kernel::{Ctx, Time};
@@ -49,14 +50,25 @@ pub(crate) async fn run(ctx: Ctx) {
 pub(crate) fn follow_state(world: &mut World, at: usize) {
     let drift = world.policy.drift;
     let name = world.hosts[at].name.clone();
+    let forgets = world.mutation == Some(Mutation::RebootForgetsRelease);
+    let clock = world.clock(at);
+    let at_once = world.mutation == Some(Mutation::ActsOnTheGrant);
     let agent = world.agent(at);
     let (incarnation, permit) = (agent.incarnation, agent.permit);
     let state = agent.state.clone();
     let grant = state.lease.grant();
-    let grant = grant.filter(|grant| may_renew(grant, &name, incarnation, &permit));
+    let grant = grant.filter(|grant| {
+        let takes = forgets && grant.holder == name && permit.burnt < grant.epoch;
+        takes || may_renew(grant, &name, incarnation, &permit)
+    });
     match (grant, agent.holder.as_ref().map(Holder::epoch)) {
         (Some(grant), current) if current != Some(grant.epoch) => {
-            agent.holder = Some(Holder::new(grant, drift));
+            let mut holder = Holder::new(grant, drift);
+            if at_once {
+                let id = agent.next_request();
+                let _counts = holder.sending(id, clock) && holder.confirmed(id);
+            }
+            agent.holder = Some(holder);
             renew_now(world, at);
         }
         (None, Some(_)) => agent.holder = None,
@@ -78,37 +90,46 @@ async fn renew(ctx: &Ctx, epoch: Epoch) {
     let mut target = ctx.agent().raft.leader;
     for _ in 0..HOPS_MAX {
         let Some(node) = target.take() else { return };
-        let (noted, id, sent) = {
-            let mut world = ctx.world();
-            let (now, clock) = (world.now, world.clock(ctx.host));
-            let agent = world.agent(ctx.host);
-            let id = agent.next_request();
-            let holder = agent.holder.as_mut().filter(|holder| holder.epoch() == epoch);
-            // The clock is read before anything of the request leaves.
-            (holder.is_some_and(|holder| holder.sending(id, clock)), id, now)
-        };
-        if !noted {
-            return;
+        target = renew_at(ctx, epoch, node).await;
+    }
+}
+
+/// Sends one renewal to a node. Returns where to try next, if that is worth it.
+pub(crate) async fn renew_at(ctx: &Ctx, epoch: Epoch, node: usize) -> Option<usize> {
+    let (noted, id, sent) = {
+        let mut world = ctx.world();
+        let (now, clock) = (world.now, world.clock(ctx.host));
+        let agent = world.agent(ctx.host);
+        let id = agent.next_request();
+        let holder = agent.holder.as_mut().filter(|holder| holder.epoch() == epoch);
+        // The clock is read before anything of the request leaves.
+        (holder.is_some_and(|holder| holder.sending(id, clock)), id, now)
+    };
+    if !noted {
+        return None;
+    }
+    ctx.agent().astray.newest_renewal = id;
+    ctx.gate(Gate::Sent, ctx.host, id).await;
+    match ask(ctx, node, epoch, id).await {
+        Ok(()) => {
+            ctx.gate(Gate::Answered, ctx.host, id).await;
+            let counts = confirmed(ctx, epoch, id, sent);
+            ctx.world().note_answer(ctx.host, id, counts);
+            None
         }
-        match ask(ctx, node, epoch, id).await {
-            Ok(()) => {
-                confirmed(ctx, epoch, id, sent);
-                return;
-            }
-            Err((_, current)) if current > epoch => {
-                superseded(ctx, epoch);
-                return;
-            }
-            Err((hint, _)) => target = hint.filter(|hint| *hint != node),
+        Err((_, current)) if current > epoch => {
+            superseded(ctx, epoch);
+            None
         }
+        Err((hint, _)) => hint.filter(|hint| *hint != node),
     }
 }
 
 async fn ask(ctx: &Ctx, node: usize, epoch: Epoch, id: u64) -> Result<(), (Option<usize>, Epoch)> {
     let flushed: Option<WalPosition> = ctx.agent().facts.probe.map(|probe| probe.flushed);
     if node == ctx.host {
-        let holder = ctx.host().name.clone();
-        return granter::renew(ctx, &holder, epoch, flushed).await.map_err(|()| {
+        let renewal = granter::Renewal { from: node, id, epoch, flushed };
+        return granter::renew(ctx, renewal).await.map_err(|()| {
             let agent = ctx.agent();
             (agent.raft.leader, agent.state.last_epoch)
         });
@@ -120,15 +141,17 @@ async fn ask(ctx: &Ctx, node: usize, epoch: Epoch, id: u64) -> Result<(), (Optio
     }
 }
 
-/// A "yes" moves the permit's deadline, unless the epoch was given up meanwhile.
-fn confirmed(ctx: &Ctx, epoch: Epoch, id: u64, sent: Time) {
+/// A "yes" moves the permit's deadline, unless the epoch was given up meanwhile. Returns whether it counts.
+fn confirmed(ctx: &Ctx, epoch: Epoch, id: u64, sent: Time) -> bool {
     let mut world = ctx.world();
     let clock = world.clock(ctx.host);
     let late = world.mutation == Some(Mutation::DeadlineFromAnswer);
+    let other = world.mutation == Some(Mutation::AnswerOfAnotherRequest);
     let agent = world.agent(ctx.host);
     let answered = agent.next_request();
+    let id = if other { agent.astray.newest_renewal } else { id };
     let Some(holder) = agent.holder.as_mut().filter(|holder| holder.epoch() == epoch) else {
-        return;
+        return false;
     };
     let first = !holder.is_proven();
     let extended = if late {
@@ -137,7 +160,7 @@ fn confirmed(ctx: &Ctx, epoch: Epoch, id: u64, sent: Time) {
         holder.confirmed(id)
     };
     if !extended {
-        return;
+        return false;
     }
     let deadline = holder.deadline(clock);
     if first {
@@ -146,7 +169,7 @@ fn confirmed(ctx: &Ctx, epoch: Epoch, id: u64, sent: Time) {
     if world.hosts[ctx.host].unproven.is_some_and(|since| sent >= since) {
         world.hosts[ctx.host].unproven = None;
     }
-    let Some(deadline) = deadline else { return };
+    let Some(deadline) = deadline else { return false };
     world.write_permit(ctx.host, |old| match old.order {
         Order::Primary { epoch: own, deadline: before }
             if own == epoch && old.burnt < epoch && deadline > before =>
@@ -155,6 +178,7 @@ fn confirmed(ctx: &Ctx, epoch: Epoch, id: u64, sent: Time) {
         }
         _ => old,
     });
+    true
 }
 
 /// A holder that was told a higher epoch stops at once.

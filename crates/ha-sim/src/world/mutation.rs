@@ -35,10 +35,34 @@ pub enum Mutation {
     SwitchoverUnproven,
     /// The winner is promoted without what its grant demands.
     CatchUpSkipped,
+    /// What a granter noted of renewals is kept when it leads again in a later term.
+    RecordKeptPerNode,
+    /// A renewal is confirmed although the decision to vacate was made.
+    RenewedWhileVacating,
+    /// Neither side allows for drift.
+    NoDriftMargin,
+    /// The holder acts on the grant, and counts from when it learnt of it.
+    ActsOnTheGrant,
+    /// A decision to vacate is carried out in a later term.
+    VacateNotBoundToTerm,
+    /// A leader answers before its first entry is applied.
+    AnsweredBeforeFirstEntry,
+    /// An epoch is used again after its release was sent.
+    EpochUsedAgain,
+    /// An answer counts for the newest request.
+    AnswerOfAnotherRequest,
+    /// The leader looks at lease and record before the round, and not after it.
+    CheckedBeforeTheRoundOnly,
+    /// A node that rebooted renews what it may have given back.
+    RebootForgetsRelease,
+    /// A leader that is deposed forgets that it has decided to vacate.
+    VacatingForgotten,
+    /// A leader whose agent was started anew leads on in the same term.
+    LeaderRestored,
 }
 
 impl Mutation {
-    /// Every mistake, with its name on the command line.
+    /// Every mistake that seeds or plans find, with its name on the command line.
     pub const ALL: [(Self, &'static str); 16] = [
         (Self::GuardOff, "guard-off"),
         (Self::DeadlineFromAnswer, "deadline-from-answer"),
@@ -58,15 +82,35 @@ impl Mutation {
         (Self::CatchUpSkipped, "catch-up-skipped"),
     ];
 
+    /// Every other one: those are found where a way of the model is replayed.
+    pub const REPLAYED: [(Self, &'static str); 12] = [
+        (Self::RecordKeptPerNode, "record-kept-per-node"),
+        (Self::RenewedWhileVacating, "renewed-while-vacating"),
+        (Self::NoDriftMargin, "no-drift-margin"),
+        (Self::ActsOnTheGrant, "acts-on-the-grant"),
+        (Self::VacateNotBoundToTerm, "vacate-not-bound-to-term"),
+        (Self::AnsweredBeforeFirstEntry, "answered-before-first-entry"),
+        (Self::EpochUsedAgain, "epoch-used-again"),
+        (Self::AnswerOfAnotherRequest, "answer-of-another-request"),
+        (Self::CheckedBeforeTheRoundOnly, "checked-before-the-round-only"),
+        (Self::RebootForgetsRelease, "reboot-forgets-release"),
+        (Self::VacatingForgotten, "vacating-forgotten"),
+        (Self::LeaderRestored, "leader-restored"),
+    ];
+
+    fn every() -> impl Iterator<Item = (Self, &'static str)> {
+        Self::ALL.into_iter().chain(Self::REPLAYED)
+    }
+
     /// Returns its name.
     #[must_use]
     pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(mutation, _)| *mutation == self).map_or("", |(_, name)| name)
+        Self::every().find(|(mutation, _)| *mutation == self).map_or("", |(_, name)| name)
     }
 
     /// Returns the mistake of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, known)| *known == name).map(|(mutation, _)| *mutation)
+        Self::every().find(|(_, known)| *known == name).map(|(mutation, _)| mutation)
     }
 }

@@ -48,6 +48,9 @@ pub(crate) struct Connection {
 
 impl World {
     fn delay(&mut self) -> u64 {
+        if self.director.is_some() {
+            return super::directed::WAY;
+        }
         let slow = self.net.slow;
         if slow > 0 {
             return self.rng.range(1, slow) * MS;
@@ -61,12 +64,13 @@ impl World {
 
     /// Sends a datagram.
     pub(crate) fn send(&mut self, from: usize, to: usize, body: Body) {
+        let Some(body) = self.directed(from, to, body) else { return };
         let loss = self.net.loss;
         if loss > 0 && self.rng.chance(loss) {
             return;
         }
         let span = self.delay();
-        if self.rng.chance(3) {
+        if self.director.is_none() && self.rng.chance(3) {
             let twice = self.delay();
             let again = Message { from, to, body: body.clone() };
             self.after(span + twice, Event::Message(Box::new(again)));

@@ -154,6 +154,7 @@ impl Plan {
                 permit: None,
                 agent: None,
                 lives: 0,
+                led: None,
                 agent_frozen: 0,
                 pg: (*kind == NodeKind::Data).then(|| {
                     let mut pg = Pg::new(database.clone());

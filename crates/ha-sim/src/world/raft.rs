@@ -173,6 +173,17 @@ impl Raft {
         self.append(None, id)
     }
 
+    /// It goes on leading as if it had never stopped: nobody may do that.
+    pub(crate) fn lead_on(&mut self) {
+        let (term, len) = (self.hard.term, self.hard.log.len());
+        self.role = Role::Leader;
+        self.leader = Some(self.me);
+        self.next = vec![len + 1; self.nodes];
+        self.matched[self.me] = len;
+        let before = self.hard.log.iter().take_while(|entry| entry.term < term).count();
+        self.first_own = before + 1;
+    }
+
     /// Adds an entry as leader and sends it. Its index is the log's new length.
     pub(crate) fn append(&mut self, command: Option<Command>, id: u64) -> Outbox {
         self.hard.log.push(Rc::new(Entry { term: self.hard.term, id, command }));
@@ -186,6 +197,11 @@ impl Raft {
         (self.round, self.broadcast())
     }
 
+    /// Returns the number of the round that began last.
+    pub(crate) const fn latest_round(&self) -> u64 {
+        self.round
+    }
+
     /// Returns whether a majority answered a round that began at or after that one.
     pub(crate) fn is_confirmed(&self, round: u64) -> bool {
         let others = self.others().filter(|node| self.acked[*node] >= round).count();
@@ -196,7 +212,8 @@ impl Raft {
         self.others().map(|to| (to, self.append_to(to))).collect()
     }
 
-    fn append_to(&self, to: usize) -> RaftMessage {
+    /// What that node is to be told now.
+    pub(crate) fn append_to(&self, to: usize) -> RaftMessage {
         let from = self.next[to].clamp(1, self.hard.log.len() + 1);
         let before = from - 1;
         let before_term = before.checked_sub(1).map_or(0, |at| self.hard.log[at].term);

@@ -52,24 +52,38 @@ pub struct Outcome {
 pub fn run(plan: &Plan, tracing: bool) -> Outcome {
     let sim = begin(plan, tracing);
     let healed = plan.healed_ms();
-    let mut look_at = healed + LOOK_EVERY_MS;
-    let ended = loop {
-        let next = sim.world().queue.pop();
-        let Some(next) = next else { break Ended::Stuck("nothing happens any more".to_owned()) };
-        let over = {
-            let mut world = sim.world();
-            world.now = next.at;
-            world.events += 1;
-            world.events > EVENTS_MAX
-        };
-        dispatch(&sim, plan, next.event);
-        if !sim.world().orders_to.is_empty() {
-            faults::carry_out(&sim);
-        }
-        let dropped = std::mem::take(&mut sim.world().ended);
-        drop(dropped);
+    let ended = until_well(&sim, plan, healed);
+    finish(&sim, ended, healed)
+}
+
+/// Takes the next event; returns whether there was one.
+pub(crate) fn step(sim: &Sim, plan: &Plan) -> bool {
+    let next = sim.world().queue.pop();
+    let Some(next) = next else { return false };
+    {
         let mut world = sim.world();
-        world.check();
+        world.now = next.at;
+        world.events += 1;
+    }
+    dispatch(sim, plan, next.event);
+    if !sim.world().orders_to.is_empty() {
+        faults::carry_out(sim);
+    }
+    let dropped = std::mem::take(&mut sim.world().ended);
+    drop(dropped);
+    sim.world().check();
+    true
+}
+
+/// Lets everything happen until the cluster is well, the last fault being over at `healed`.
+pub(crate) fn until_well(sim: &Sim, plan: &Plan, healed: u64) -> Ended {
+    let mut look_at = healed + LOOK_EVERY_MS;
+    loop {
+        if !step(sim, plan) {
+            break Ended::Stuck("nothing happens any more".to_owned());
+        }
+        let world = sim.world();
+        let over = world.events > EVENTS_MAX;
         if let Some(violation) = &world.oracle.violation {
             break Ended::Violated(violation.clone());
         }
@@ -86,16 +100,19 @@ pub fn run(plan: &Plan, tracing: bool) -> Outcome {
             }
             look_at += LOOK_EVERY_MS;
         }
-    };
-    finish(&sim, ended, healed)
+    }
 }
 
-fn begin(plan: &Plan, tracing: bool) -> Sim {
+/// The machines of a plan, on which nothing has begun.
+pub(crate) fn machines(plan: &Plan, tracing: bool) -> Sim {
     let hosts = plan.hosts();
     let clients = (0..plan.clients).map(|index| Client::new(index % 2 == 0)).collect();
     let policy = ha_core::policy::Policy::default();
-    let world = World::new(plan.seed, hosts, clients, policy, plan.mutation, tracing);
-    let sim = Sim::new(world);
+    Sim::new(World::new(plan.seed, hosts, clients, policy, plan.mutation, tracing))
+}
+
+fn begin(plan: &Plan, tracing: bool) -> Sim {
+    let sim = machines(plan, tracing);
     let count = plan.kinds.len();
     {
         let mut world = sim.world();
@@ -116,7 +133,7 @@ fn begin(plan: &Plan, tracing: bool) -> Sim {
     sim
 }
 
-fn finish(sim: &Sim, ended: Ended, healed: u64) -> Outcome {
+pub(crate) fn finish(sim: &Sim, ended: Ended, healed: u64) -> Outcome {
     // Tasks know the world: without this it would live for ever.
     let tasks = std::mem::take(&mut sim.world().tasks);
     drop(tasks);

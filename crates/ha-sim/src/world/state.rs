@@ -8,6 +8,7 @@ use ha_core::policy::Policy;
 
 use super::agent::Agent;
 use super::clients::Client;
+use super::directed::Director;
 use super::event::Event;
 use super::host::Host;
 use super::kernel::{MS, Queued, Task, Time, Work};
@@ -42,6 +43,8 @@ pub(crate) struct World {
     /// Agents that an operator has told something, to be started by whoever can start tasks.
     pub(crate) orders_to: Vec<(usize, super::faults::Operator)>,
     pub(crate) events: u64,
+    /// If somebody else than chance says what happens next.
+    pub(crate) director: Option<Director>,
 }
 
 impl World {
@@ -74,6 +77,7 @@ impl World {
             trace: Trace::new(tracing),
             orders_to: Vec::new(),
             events: 0,
+            director: None,
         }
     }
 
@@ -105,9 +109,10 @@ impl World {
 
     /// Ends an agent wherever it stands.
     pub(crate) fn kill_agent(&mut self, host: usize) {
-        if self.hosts[host].agent.take().is_none() {
-            return;
-        }
+        let Some(agent) = self.hosts[host].agent.take() else { return };
+        self.hosts[host].led = agent.raft.leads();
+        // It may hold what looks at the world when it is dropped.
+        drop(agent);
         self.hosts[host].agent_frozen = 0;
         let ids: Vec<u64> =
             self.tasks.iter().filter(|(_, task)| task.host == host).map(|(id, _)| *id).collect();
@@ -140,10 +145,18 @@ impl World {
 
     /// Returns how long one more sync takes there, behind those before it.
     pub(crate) fn disk_takes(&mut self, host: usize) -> u64 {
-        let latency = self.hosts[host].disk.latency(&mut self.rng);
+        let latency = self.latency(host);
         let disk = &mut self.hosts[host].disk;
         disk.busy_until = disk.busy_until.max(self.now) + latency;
         disk.busy_until - self.now
+    }
+
+    /// Returns how long one sync takes there.
+    pub(crate) fn latency(&mut self, host: usize) -> u64 {
+        match self.director {
+            Some(_) => super::directed::DISK,
+            None => self.hosts[host].disk.latency(&mut self.rng),
+        }
     }
 
     pub(crate) fn boot_of(&self, host: usize) -> BootId {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ha_core::candidate::Report;
 use ha_core::decide::Rule;
 use ha_core::permit::{Order, Permit, RunState, StopMode};
-use ha_core::state::Command;
+use ha_core::state::{Command, VacateReason};
 use ha_core::view::Job;
 use ha_core::{Epoch, Incarnation, WalPosition};
 
@@ -168,6 +168,28 @@ async fn proven(ctx: &Ctx, to: usize) -> Result<Incarnation, String> {
         ctx.sleep(POLL).await;
     }
     fit(ctx, to).await.ok_or_else(|| "the standby is not fit any more".to_owned())
+}
+
+/// Gives the epoch up on this node, once its database is down, and tells whoever leads: that another has the
+/// lease now, or that nobody has.
+pub(crate) async fn give_up(ctx: &Ctx, epoch: Epoch, to: Option<(usize, Incarnation)>) {
+    let hasty = ctx.world().mutation == Some(Mutation::ReleaseBeforeStop);
+    if !hasty {
+        ctx.world().burn(ctx.host, epoch);
+    }
+    let runs = |ctx: &Ctx| ctx.host().pg.as_ref().is_some_and(super::pg::Pg::is_writable);
+    while !hasty && runs(ctx) {
+        ctx.sleep(POLL).await;
+    }
+    match to {
+        Some((to, incarnation)) => {
+            let _unknown = transfer(ctx, epoch, to, incarnation).await;
+        }
+        None => {
+            let reason = VacateReason::Released { why: "as ordered".to_owned() };
+            ctx.submit(Command::Vacate { epoch, reason, pauses: 0 }, SUBMIT_LIMIT).await;
+        }
+    }
 }
 
 /// Ends this grant and makes the next.
