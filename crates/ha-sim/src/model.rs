@@ -106,6 +106,27 @@ where
     Some(best)
 }
 
+/// Returns which steps of a way cannot be taken, or change nothing, if each of the others is.
+#[must_use]
+pub fn refused<M>(model: &M, way: &[M::Action]) -> Vec<usize>
+where
+    M: Model,
+    M::Action: Clone + PartialEq,
+{
+    let mut refused = Vec::new();
+    let Some(mut now) = model.init_states().into_iter().next() else { return refused };
+    for (at, action) in way.iter().enumerate() {
+        let mut offered = Vec::new();
+        model.actions(&now, &mut offered);
+        let next = model.next_state(&now, action.clone()).filter(|_| offered.contains(action));
+        match next {
+            Some(next) => now = next,
+            None => refused.push(at),
+        }
+    }
+    refused
+}
+
 /// Returns the same way with every step that `is` so taken as early as it can be, if it still leads to where
 /// `property` is broken.
 #[must_use]

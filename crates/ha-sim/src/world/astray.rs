@@ -1,10 +1,11 @@
 //! What an agent remembers, and does, if it makes one of the mistakes that only a replayed way shows
 //! ([`Mutation::REPLAYED`](super::mutation::Mutation::REPLAYED)). Without a mistake all of this does nothing.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use ha_core::granter::{Expiry, Granter};
-use ha_core::state::Command;
+use ha_core::state::{Command, State};
 
 use super::kernel::Ctx;
 use super::mutation::Mutation;
@@ -73,4 +74,13 @@ pub(crate) async fn carry_decision(ctx: &Ctx) {
     if let Some(command) = decided {
         ctx.submit(command, SUBMIT_LIMIT).await;
     }
+}
+
+/// The state as an election goes by it: quorums of earlier epochs may be forgotten.
+pub(crate) fn remembered(world: &World, state: &Rc<State>) -> Rc<State> {
+    let mut state = Rc::clone(state);
+    if world.mutation == Some(Mutation::EarlierQuorumForgotten) {
+        Rc::make_mut(&mut state).unsettled.clear();
+    }
+    state
 }

@@ -6,13 +6,14 @@
 //! there; what is asked beside that arrives at once. Once nobody directs any more, everything goes on as in any
 //! other world.
 
+use std::cell::RefCell;
 use std::future::Future;
 
 use ha_core::NodeKind;
 use ha_core::policy::Durability;
 
 use super::agent;
-use super::event::{Body, Event, Message, Request};
+use super::event::{Body, Event, Message, Request, Streamed};
 use super::kernel::{Ctx, MS, Sim, Slot};
 use super::mutation::Mutation;
 use super::plan::Plan;
@@ -46,6 +47,10 @@ pub(crate) struct Director {
     gates: Vec<(Gate, usize, u64, Slot<()>)>,
     /// Renewals whose answer was taken in, and whether it counted.
     answers: Vec<(usize, u64, bool)>,
+    /// WAL, and what receivers say of it, if that is held.
+    pub(crate) streams: Option<Vec<(u64, usize, u64, Streamed)>>,
+    /// Whose server does not read its settings anew.
+    pub(crate) late: Option<usize>,
 }
 
 impl World {
@@ -60,6 +65,33 @@ impl World {
             Body::Ask { .. } | Body::Answer { .. } => return Some(body),
         }
         None
+    }
+
+    /// Holds what arrives on a connection between nodes, if that is held.
+    pub(crate) fn holds(
+        &mut self,
+        connection: u64,
+        side: usize,
+        number: u64,
+        body: &Streamed,
+    ) -> bool {
+        let nodes = self.hosts.len();
+        let ends = self.connections.get(&connection).map(|known| known.ends);
+        let between = ends.is_some_and(|ends| ends.iter().all(|end| *end < nodes));
+        let kind = matches!(body, Streamed::Wal { .. } | Streamed::Flushed(_));
+        let held = self.director.as_mut().and_then(|director| director.streams.as_mut());
+        match held.filter(|_| between && kind) {
+            Some(held) => {
+                held.push((connection, side, number, body.clone()));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether a server goes on by the settings that it has read before.
+    pub(crate) fn reads_late(&self, host: usize) -> bool {
+        self.director.as_ref().is_some_and(|director| director.late == Some(host))
     }
 
     /// The term that a granter sees its node lead: what it watches may lag behind.
@@ -80,8 +112,10 @@ impl World {
     pub(crate) fn note_answer(&mut self, at: usize, id: u64, counts: bool) {
         if let Some(director) = &mut self.director {
             director.answers.push((at, id, counts));
-            let text = if counts { "counts" } else { "gives no right" };
-            self.tell(at, &format!("the answer to renewal {id} {text}"));
+            let clock = self.clock(at);
+            let left = self.agent(at).holder.as_ref().map_or(0, |it| it.left(clock).as_millis());
+            let text = if counts { "is taken in" } else { "is ignored" };
+            self.tell(at, &format!("the answer to renewal {id} {text}: {left} ms left"));
         }
     }
 }
@@ -100,21 +134,27 @@ impl Ctx {
     }
 }
 
+pub(crate) fn three_nodes(seed: u64, mutation: Option<Mutation>) -> Plan {
+    let data = (NodeKind::Data, true);
+    let kinds = vec![data, data, (NodeKind::Witness, true)];
+    let (durability, faults) = (Durability::Quorum, Vec::new());
+    Plan { seed, kinds, durability, faults, clients: 1, mutation }
+}
+
 /// A directed world.
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) sim: Sim,
-    plan: Plan,
+    pub(crate) plan: Plan,
+    /// Duties that go on by themselves.
+    pub(crate) kept: RefCell<Vec<u64>>,
 }
 
 impl Stage {
     /// Makes one of two data nodes and a witness, all of whose agents run and do nothing. The clocks run as
     /// much too fast or too slow as that, in millionths.
     pub(crate) fn new(ppm: [i64; 3], mutation: Option<Mutation>) -> Self {
-        let data = (NodeKind::Data, true);
-        let kinds = vec![data, data, (NodeKind::Witness, true)];
-        let (durability, faults) = (Durability::Quorum, Vec::new());
-        let plan = Plan { seed: 1, kinds, durability, faults, clients: 1, mutation };
+        let plan = three_nodes(1, mutation);
         let sim = super::run::machines(&plan, true);
         {
             let mut world = sim.world();
@@ -130,7 +170,7 @@ impl Stage {
             }
             world.at(0, Event::Tick);
         }
-        let stage = Self { sim, plan };
+        let stage = Self { sim, plan, kept: RefCell::default() };
         stage.settle();
         stage
     }
@@ -174,17 +214,25 @@ impl Stage {
         self.pass(SETTLES);
     }
 
-    /// Has an agent do something.
+    /// Has an agent do something. Returns its task.
     pub(crate) fn have<F: Future<Output = ()> + 'static>(
         &self,
         host: usize,
         work: impl FnOnce(Ctx) -> F,
-    ) {
+    ) -> Option<u64> {
         let ctx = Ctx { sim: self.sim.clone(), host };
-        if ctx.host().agent.is_some() {
-            let work = work(ctx.clone());
-            ctx.spawn(work);
-        }
+        let there = ctx.host().agent.is_some();
+        there.then(|| ctx.spawn(work(ctx.clone())))
+    }
+
+    /// Has an agent go about one of its duties.
+    pub(crate) fn keep<F: Future<Output = ()> + 'static>(
+        &self,
+        host: usize,
+        work: impl FnOnce(Ctx) -> F,
+    ) {
+        let task = self.have(host, work);
+        self.kept.borrow_mut().extend(task);
     }
 
     pub(crate) fn has_agent(&self, host: usize) -> bool {
@@ -353,8 +401,20 @@ impl Stage {
     /// duties. Returns how it ends.
     pub(crate) fn release(&self) -> Ended {
         let director = self.sim.world().director.take().unwrap_or_default();
+        self.sim.world().wish = None;
         for (.., slot) in director.gates {
             slot.fill(&mut self.sim.world(), ());
+        }
+        for task in self.kept.take() {
+            self.sim.world().end_task(task);
+        }
+        for (connection, side, number, body) in director.streams.unwrap_or_default() {
+            self.sim.world().after(0, Event::Stream { connection, side, number, body });
+        }
+        if let Some(host) = director.late {
+            let mut world = self.sim.world();
+            let sync = world.pg(host).data.sync.clone();
+            world.set_synchronous(host, &sync);
         }
         for host in 0..3 {
             if self.has_agent(host) {

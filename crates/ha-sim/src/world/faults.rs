@@ -261,7 +261,7 @@ impl World {
         self.hosts[node].boots += 1;
     }
 
-    fn freeze(&mut self, node: usize, how: Freeze, ends: bool) {
+    pub(crate) fn freeze(&mut self, node: usize, how: Freeze, ends: bool) {
         let now = self.now;
         let host = &mut self.hosts[node];
         if !ends {

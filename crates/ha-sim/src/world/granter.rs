@@ -17,7 +17,7 @@ use super::event::{Proposed, Reply, Request};
 use super::handle;
 use super::kernel::{Ctx, MS, Time, join_all};
 use super::mutation::Mutation;
-use super::report;
+use super::report::{self, Revoked};
 use super::state::World;
 
 /// How often the leader looks at the lease.
@@ -196,6 +196,21 @@ async fn expire(ctx: &Ctx, state: &State) {
 async fn choose(ctx: &Ctx, state: &Rc<State>, term: u64) {
     let promised = state.demands().next().is_some();
     let reports = gather(ctx, promised.then_some(state.last_epoch)).await;
+    choose_among(ctx, state, term, reports).await;
+}
+
+/// Elects with these reports, and has the lease granted to the winner.
+pub(crate) async fn choose_among(
+    ctx: &Ctx,
+    state: &Rc<State>,
+    term: u64,
+    mut reports: BTreeMap<NodeId, Report>,
+) {
+    let promised = state.demands().next().is_some();
+    if ctx.world().mutation == Some(Mutation::TooFewReports) && promised {
+        invent(&mut ctx.world(), state.last_epoch, &mut reports);
+    }
+    let state = &astray::remembered(&ctx.world(), state);
     let (known, policy) = {
         let mut world = ctx.world();
         let wrote = state.latest_promotion().map_or(Epoch::NONE, |promotion| promotion.epoch);
@@ -254,17 +269,12 @@ pub(crate) async fn gather(ctx: &Ctx, pledge: Option<Epoch>) -> BTreeMap<NodeId,
         work
     });
     let answers = join_all(asked.collect()).await;
-    let mut world = ctx.world();
+    let world = ctx.world();
     let mut reports = BTreeMap::new();
     for (node, answer) in answers.into_iter().enumerate() {
         if let Some(report) = answer {
             reports.insert(world.hosts[node].name.clone(), report);
         }
-    }
-    if world.mutation == Some(Mutation::TooFewReports)
-        && let Some(epoch) = pledge
-    {
-        invent(&mut world, epoch, &mut reports);
     }
     reports
 }
@@ -293,10 +303,15 @@ async fn revoked(ctx: &Ctx, node: usize, epoch: Epoch) -> Option<Report> {
             _ => return None,
         }
     };
+    Some(answered(revoked))
+}
+
+/// What an answer to an election's question says.
+pub(crate) fn answered(revoked: Revoked) -> Report {
     let mut report = revoked.reported.report;
     report.pledged = revoked.pledged;
     report.wal = revoked.tip;
-    Some(report)
+    report
 }
 
 /// What it would be if the node had pledged.

@@ -78,7 +78,8 @@ pub(crate) async fn revoke(ctx: &Ctx, epoch: Epoch) -> Revoked {
     Revoked { reported, pledged, tip: found }
 }
 
-async fn pledge(ctx: &Ctx, epoch: Epoch) -> bool {
+/// Pledges to acknowledge nothing more of an epoch; returns whether it did.
+pub(crate) async fn pledge(ctx: &Ctx, epoch: Epoch) -> bool {
     {
         let mut world = ctx.world();
         if let Order::Primary { epoch: permitted, .. } = world.agent(ctx.host).permit.order
@@ -93,7 +94,9 @@ async fn pledge(ctx: &Ctx, epoch: Epoch) -> bool {
         if world.hosts[ctx.host].disk.full > 0 {
             return false;
         }
-        world.hosts[ctx.host].store.pledge.written = epoch;
+        if world.mutation != Some(Mutation::PledgeNotPersisted) {
+            world.hosts[ctx.host].store.pledge.written = epoch;
+        }
     }
     if ctx.world().mutation != Some(Mutation::PledgeNotSynced) {
         sync(ctx).await;

@@ -141,7 +141,8 @@ async fn ask(ctx: &Ctx, node: usize, epoch: Epoch, id: u64) -> Result<(), (Optio
     }
 }
 
-/// A "yes" moves the permit's deadline, unless the epoch was given up meanwhile. Returns whether it counts.
+/// A "yes" moves the permit's deadline, unless the epoch was given up meanwhile. Returns whether it was
+/// taken in.
 fn confirmed(ctx: &Ctx, epoch: Epoch, id: u64, sent: Time) -> bool {
     let mut world = ctx.world();
     let clock = world.clock(ctx.host);
@@ -169,7 +170,7 @@ fn confirmed(ctx: &Ctx, epoch: Epoch, id: u64, sent: Time) -> bool {
     if world.hosts[ctx.host].unproven.is_some_and(|since| sent >= since) {
         world.hosts[ctx.host].unproven = None;
     }
-    let Some(deadline) = deadline else { return false };
+    let Some(deadline) = deadline else { return true };
     world.write_permit(ctx.host, |old| match old.order {
         Order::Primary { epoch: own, deadline: before }
             if own == epoch && old.burnt < epoch && deadline > before =>

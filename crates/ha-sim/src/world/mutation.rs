@@ -59,6 +59,16 @@ pub enum Mutation {
     VacatingForgotten,
     /// A leader whose agent was started anew leads on in the same term.
     LeaderRestored,
+    /// The server is told of a weaker quorum before that is recorded.
+    ShrunkBeforeRecorded,
+    /// A stronger quorum is recorded before enough members have what was acknowledged without them.
+    GrownTooEarly,
+    /// A stronger quorum is recorded before it is proven that nothing weaker is in force.
+    GrownUnproven,
+    /// A pledge is forgotten with the agent.
+    PledgeNotPersisted,
+    /// A grant forgets the quorums of earlier epochs.
+    EarlierQuorumForgotten,
 }
 
 impl Mutation {
@@ -83,7 +93,7 @@ impl Mutation {
     ];
 
     /// Every other one: those are found where a way of the model is replayed.
-    pub const REPLAYED: [(Self, &'static str); 12] = [
+    pub const REPLAYED: [(Self, &'static str); 17] = [
         (Self::RecordKeptPerNode, "record-kept-per-node"),
         (Self::RenewedWhileVacating, "renewed-while-vacating"),
         (Self::NoDriftMargin, "no-drift-margin"),
@@ -96,6 +106,11 @@ impl Mutation {
         (Self::RebootForgetsRelease, "reboot-forgets-release"),
         (Self::VacatingForgotten, "vacating-forgotten"),
         (Self::LeaderRestored, "leader-restored"),
+        (Self::ShrunkBeforeRecorded, "shrunk-before-recorded"),
+        (Self::GrownTooEarly, "grown-too-early"),
+        (Self::GrownUnproven, "grown-unproven"),
+        (Self::PledgeNotPersisted, "pledge-not-persisted"),
+        (Self::EarlierQuorumForgotten, "earlier-quorum-forgotten"),
     ];
 
     fn every() -> impl Iterator<Item = (Self, &'static str)> {

@@ -515,6 +515,9 @@ impl World {
     /// The setting is changed and read: by the server at once, by its walsenders a moment later.
     pub(crate) fn set_synchronous(&mut self, host: usize, sync: &Synchronous) {
         self.pg(host).data.sync = sync.clone();
+        if self.reads_late(host) {
+            return;
+        }
         let Some(server) = self.server(host) else { return };
         server.sync = sync.clone();
         let span = self.rng.range(1, 30) * MS;

@@ -51,17 +51,38 @@ struct Receivers {
 /// Keeps the quorum, for as long as the agent runs.
 pub(crate) async fn run(ctx: Ctx) {
     loop {
-        match serving(&ctx) {
-            None => ctx.agent().quorum = Memory::default(),
-            Some(of) => {
-                if ctx.agent().quorum.of != of {
-                    ctx.agent().quorum = Memory { of, ..Memory::default() };
-                }
-                once(&ctx).await;
-            }
-        }
+        turn(&ctx).await;
         ctx.sleep(TICK).await;
     }
+}
+
+/// One round of that.
+pub(crate) async fn turn(ctx: &Ctx) {
+    match serving(ctx) {
+        None => ctx.agent().quorum = Memory::default(),
+        Some(of) => {
+            if ctx.agent().quorum.of != of {
+                ctx.agent().quorum = Memory { of, ..Memory::default() };
+            }
+            once(ctx).await;
+        }
+    }
+}
+
+/// What a keeper remembers of its own doing, in words.
+pub(crate) fn remembers(world: &World, at: usize) -> String {
+    let memory = world.hosts[at].agent.as_ref().map(|agent| &agent.quorum);
+    format!("{:?}", memory.map(|it| (&it.live, &it.grown, it.confirmed)))
+}
+
+/// Whether a node's server goes by that quorum, which is recorded, and known to be.
+pub(crate) fn is_kept(world: &World, at: usize, quorum: &Quorum) -> bool {
+    let Some(agent) = &world.hosts[at].agent else { return false };
+    let (state, memory) = (&agent.state, &agent.quorum);
+    state.recorded.as_ref().is_some_and(|recorded| recorded.quorum == *quorum)
+        && memory.live.set.as_ref() == Some(quorum)
+        && memory.confirmed == Some(state.quorum_version)
+        && state.unsettled.is_empty()
 }
 
 /// The run and the epoch under which this node is primary now.
@@ -80,6 +101,7 @@ async fn once(ctx: &Ctx) {
     let Look { change, recorded, settled, differs, confirmed, receivers } = look;
     let unrecorded = ctx.world().mutation == Some(Mutation::QuorumNotRecorded);
     let confirmed = confirmed || ctx.world().mutation == Some(Mutation::QuorumUnconfirmed);
+    ctx.world().explain(ctx.host, &format!("keeper: confirmed {confirmed}, {change:?}"));
     if !confirmed && (change != Change::Nothing || !ctx.agent().quorum.admitted) {
         let mode = ctx.agent().state.recorded.as_ref().map(|recorded| recorded.mode);
         let Some(mode) = mode else { return };
@@ -102,6 +124,9 @@ async fn once(ctx: &Ctx) {
 }
 
 fn wanted(world: &mut World, at: usize) -> Quorum {
+    if let Some(wish) = &world.wish {
+        return wish.clone();
+    }
     let name = world.hosts[at].name.clone();
     let agent = world.agent(at);
     let seen = &agent.quorum.seen;
@@ -146,8 +171,14 @@ fn look(ctx: &Ctx) -> Option<Look> {
         }
     }
     let wanted = wanted(&mut world, ctx.host);
+    let hasty = world.mutation == Some(Mutation::ShrunkBeforeRecorded);
     let memory = &world.agent(ctx.host).quorum;
-    let change = next(&recorded.quorum, &memory.live, &wanted);
+    let shrinks = wanted != recorded.quorum && wanted.covered_by(&recorded.quorum);
+    let change = match (hasty && shrinks, memory.live.set.as_ref() == Some(&wanted)) {
+        (true, true) => Change::Record(wanted.clone()),
+        (true, false) => Change::Set(wanted.clone()),
+        (false, _) => next(&recorded.quorum, &memory.live, &wanted),
+    };
     let settled = has_passed(&recorded.quorum, &receivers, began_at);
     let open = !state.unsettled.is_empty() && settled;
     let differs = recorded.mode != state.durability || open;
@@ -184,7 +215,7 @@ fn set(ctx: &Ctx, quorum: Quorum) {
 
 /// Proves that this, and nothing older, is in force in every process (rule 100). Returns the end of WAL
 /// of that moment.
-async fn settle(ctx: &Ctx, quorum: Quorum) -> Option<usize> {
+pub(crate) async fn settle(ctx: &Ctx, quorum: Quorum) -> Option<usize> {
     let sync = {
         let mut world = ctx.world();
         let memory = &mut world.agent(ctx.host).quorum;
@@ -192,6 +223,11 @@ async fn settle(ctx: &Ctx, quorum: Quorum) -> Option<usize> {
         memory.grown = None;
         let sync = world.synchronous(&quorum);
         world.set_synchronous(ctx.host, &sync);
+        if world.mutation == Some(Mutation::GrownUnproven) {
+            let memory = &mut world.agent(ctx.host).quorum;
+            memory.live = Live { set: Some(quorum.clone()), proven: Some(quorum) };
+            return Some(world.pg(ctx.host).data.wal.len());
+        }
         sync
     };
     for _ in 0..50 {
@@ -223,7 +259,8 @@ async fn grow(ctx: &Ctx, quorum: Quorum, receivers: &Receivers) {
         return;
     };
     let until = until.max(ctx.agent().quorum.began_at.unwrap_or(until));
-    if has_passed(&quorum, receivers, until) {
+    let early = ctx.world().mutation == Some(Mutation::GrownTooEarly);
+    if early || has_passed(&quorum, receivers, until) {
         record(ctx, quorum, true).await;
     }
 }

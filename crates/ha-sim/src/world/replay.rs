@@ -6,6 +6,7 @@
 //! that the whole way is taken as far as it goes. `docs/model.md` says what stands for what.
 
 use ha_core::decide::decide;
+use ha_core::holder::Holder;
 use ha_core::state::Command;
 use ha_core::step::Step as Order;
 
@@ -13,7 +14,7 @@ use super::directed::{Gate, Stage};
 use super::kernel::MS;
 use super::mutation::Mutation;
 use super::run::Ended;
-use super::{agent, control, granter, lease, observe, switchover};
+use super::{agent, control, granter, jobs, lease, observe, switchover};
 use crate::model::lease::Action;
 
 /// A tick of the model: half a ttl, and so much that two of them are longer than both counts of the ttl if the
@@ -66,8 +67,8 @@ pub fn replay_lease(way: &[Action], mutation: Option<Mutation>) -> Replayed {
     let granted = stage.sim.world().agent(0).raft.commit;
     let mut replay = Replay { stage, way, renewals: [None; 2], decided: None, granted, spent: 0 };
     let mut steps = Vec::new();
-    for at in 0..way.len() {
-        let told = way[at].to_string();
+    for (at, action) in way.iter().enumerate() {
+        let told = action.to_string();
         let before = replay.stage.noted(&format!("STEP: {told}"));
         replay.stage.lose();
         let taken = replay.take(at);
@@ -273,7 +274,7 @@ impl Replay<'_> {
             return false;
         }
         self.learns(from);
-        let holder = self.stage.sim.world().agent(from).holder.as_ref().map(|it| it.epoch());
+        let holder = self.stage.sim.world().agent(from).holder.as_ref().map(Holder::epoch);
         let Some(epoch) = holder else { return false };
         let leader = self.stage.sim.world().agent(from).raft.leader;
         let Some(to) = gets.map(usize::from).or(leader) else { return false };
@@ -345,12 +346,21 @@ impl Replay<'_> {
         });
         let (epoch, other) = {
             let mut world = self.stage.sim.world();
+            if world.hosts[node].agent.is_none() {
+                return false;
+            }
             let epoch = world.agent(node).state.last_epoch;
-            let other = world.agent(1 - node).incarnation;
-            (epoch, transfer.then_some((1 - node, other)))
+            let other = world.hosts[1 - node].agent.as_ref().map(|agent| agent.incarnation);
+            (epoch, other.filter(|_| transfer).map(|start| (1 - node, start)))
         };
         self.stage.have(node, move |ctx| async move {
-            switchover::give_up(&ctx, epoch, other).await;
+            match other {
+                Some((to, start)) => switchover::give_to(&ctx, epoch, to, start).await,
+                None => {
+                    // What it waits for afterwards does not matter.
+                    let _outcome = jobs::release(&ctx, epoch, "as the model says").await;
+                }
+            }
         });
         self.stage.pass(100 * MS);
         self.stage.asked_to_propose()
@@ -362,6 +372,9 @@ impl Replay<'_> {
         let stage = &self.stage;
         let (known, leader) = {
             let mut world = stage.sim.world();
+            if world.hosts[node].agent.is_none() {
+                return false;
+            }
             let agent = world.agent(node);
             let (known, leader) = (agent.raft.commit, agent.raft.leader);
             world.crash(node);

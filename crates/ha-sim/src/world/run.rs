@@ -160,6 +160,9 @@ fn dispatch(sim: &Sim, plan: &Plan, event: Event) {
         Event::Message(message) => arrive(sim, *message),
         Event::Stream { connection, side, number, body } => {
             let mut world = sim.world();
+            if world.holds(connection, side, number, &body) {
+                return;
+            }
             if let Some((from, to, body)) = world.arrives(connection, side, number, body) {
                 world.streamed(connection, from, to, body);
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ha_core::BootId;
 use ha_core::policy::Policy;
+use ha_core::wal_quorum::Quorum;
 
 use super::agent::Agent;
 use super::clients::Client;
@@ -43,6 +44,8 @@ pub(crate) struct World {
     /// Agents that an operator has told something, to be started by whoever can start tasks.
     pub(crate) orders_to: Vec<(usize, super::faults::Operator)>,
     pub(crate) events: u64,
+    /// The quorum that every primary wants, if that is said.
+    pub(crate) wish: Option<Quorum>,
     /// If somebody else than chance says what happens next.
     pub(crate) director: Option<Director>,
 }
@@ -77,6 +80,7 @@ impl World {
             trace: Trace::new(tracing),
             orders_to: Vec::new(),
             events: 0,
+            wish: None,
             director: None,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ha_core::candidate::Report;
 use ha_core::decide::Rule;
 use ha_core::permit::{Order, Permit, RunState, StopMode};
-use ha_core::state::{Command, VacateReason};
+use ha_core::state::Command;
 use ha_core::view::Job;
 use ha_core::{Epoch, Incarnation, WalPosition};
 
@@ -170,9 +170,8 @@ async fn proven(ctx: &Ctx, to: usize) -> Result<Incarnation, String> {
     fit(ctx, to).await.ok_or_else(|| "the standby is not fit any more".to_owned())
 }
 
-/// Gives the epoch up on this node, once its database is down, and tells whoever leads: that another has the
-/// lease now, or that nobody has.
-pub(crate) async fn give_up(ctx: &Ctx, epoch: Epoch, to: Option<(usize, Incarnation)>) {
+/// Gives the lease to another node without asking it: what could write here is down first.
+pub(crate) async fn give_to(ctx: &Ctx, epoch: Epoch, to: usize, incarnation: Incarnation) {
     let hasty = ctx.world().mutation == Some(Mutation::ReleaseBeforeStop);
     if !hasty {
         ctx.world().burn(ctx.host, epoch);
@@ -181,14 +180,9 @@ pub(crate) async fn give_up(ctx: &Ctx, epoch: Epoch, to: Option<(usize, Incarnat
     while !hasty && runs(ctx) {
         ctx.sleep(POLL).await;
     }
-    match to {
-        Some((to, incarnation)) => {
-            let _unknown = transfer(ctx, epoch, to, incarnation).await;
-        }
-        None => {
-            let reason = VacateReason::Released { why: "as ordered".to_owned() };
-            ctx.submit(Command::Vacate { epoch, reason, pauses: 0 }, SUBMIT_LIMIT).await;
-        }
+    let result = transfer(ctx, epoch, to, incarnation).await;
+    if let Err(why) = result {
+        ctx.world().tell(ctx.host, &why);
     }
 }
 
