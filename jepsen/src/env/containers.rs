@@ -117,15 +117,14 @@ pub fn outcome(told: &str, output: &Output) -> Outcome {
 
 /// Returns settings that are not the defaults of `deploy/compose.yaml`, as a further file of Compose.
 fn settings(durability: Durability, bare_witness: bool) -> String {
-    let mut text = "services:\n".to_owned();
-    for node in NODES {
+    let of = |node: &str| {
         let mut environment = vec![format!("HA_DURABILITY_MODE: {}", durability.mode().name())];
         if bare_witness && !has_database(node) {
             environment.push("HA_WITNESS_BIN_DIR: /var/empty".to_owned());
         }
-        text += &format!("  {node}: {{environment: {{{}}}}}\n", environment.join(", "));
-    }
-    text
+        format!("  {node}: {{environment: {{{}}}}}\n", environment.join(", "))
+    };
+    format!("services:\n{}", NODES.map(of).concat())
 }
 
 impl Containers {
@@ -353,7 +352,7 @@ impl Containers {
     pub fn disconnect(&self, name: &str) -> Outcome {
         let network = self.compose.network();
         let cut = |service: String| self.order(&["network", "disconnect", &network], &[service]);
-        together(services_of(name).into_iter().map(cut).collect())
+        together(&services_of(name).into_iter().map(cut).collect::<Vec<_>>())
     }
 
     /// Puts the containers of a node on the network again, where they were.
@@ -365,7 +364,7 @@ impl Containers {
                 ["network", "connect", "--ip", &address, "--alias", &service, network.as_str()];
             self.order(&words, std::slice::from_ref(&service))
         };
-        together(services_of(name).into_iter().map(join).collect())
+        together(&services_of(name).into_iter().map(join).collect::<Vec<_>>())
     }
 
     /// Returns the agents that ended although nobody ended them. Docker starts them again, by their policy.
@@ -455,7 +454,7 @@ impl Containers {
 }
 
 /// Makes one outcome of several: what was done counts.
-pub fn together(all: Vec<Outcome>) -> Outcome {
+pub fn together(all: &[Outcome]) -> Outcome {
     let text: Vec<&str> = all.iter().map(Outcome::detail).collect();
     let text = text.join("; ");
     if all.iter().any(|outcome| matches!(outcome, Outcome::Indeterminate(_))) {
@@ -494,9 +493,9 @@ mod tests {
         let installed = || Outcome::Installed("a".to_owned());
         let skipped = || Outcome::Skipped("b".to_owned());
         let unsure = || Outcome::Indeterminate("c".to_owned());
-        assert_eq!(together(vec![installed(), skipped()]), Outcome::Installed("a; b".to_owned()));
-        assert_eq!(together(vec![skipped()]), skipped());
-        assert!(matches!(together(vec![installed(), unsure()]), Outcome::Indeterminate(_)));
+        assert_eq!(together(&[installed(), skipped()]), Outcome::Installed("a; b".to_owned()));
+        assert_eq!(together(&[skipped()]), skipped());
+        assert!(matches!(together(&[installed(), unsure()]), Outcome::Indeterminate(_)));
     }
 
     #[test]

@@ -295,6 +295,13 @@ pub(super) fn copy_all(node: &str, from: &Path, to: &Path) -> Result<(), Harness
     })
 }
 
+pub(super) fn database(node: &Node) -> Result<Database, Harness> {
+    let address = node.postgres();
+    let parts = address.rsplit_once(':').and_then(|(h, p)| Some((h.to_owned(), p.parse().ok()?)));
+    let (host, port) = parts.ok_or_else(|| Harness::new(format!("no port in {address}")))?;
+    Ok(Database { node: node.name.clone(), host, port })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,11 +319,4 @@ mod tests {
         assert_eq!(std::fs::read_to_string(to.join("n1-guard.log")).unwrap(), "g");
         assert_eq!(std::fs::read_to_string(to.join("n1-postgresql-1.log")).unwrap(), "s");
     }
-}
-
-pub(super) fn database(node: &Node) -> Result<Database, Harness> {
-    let address = node.postgres();
-    let parts = address.rsplit_once(':').and_then(|(h, p)| Some((h.to_owned(), p.parse().ok()?)));
-    let (host, port) = parts.ok_or_else(|| Harness::new(format!("no port in {address}")))?;
-    Ok(Database { node: node.name.clone(), host, port })
 }

@@ -349,6 +349,9 @@ mod tests {
         let all = parse_list("all,disk,container,engine,members").unwrap();
         assert_eq!(all, Fault::value_variants());
         assert!(all.len() > parse_list("all").unwrap().len());
+        for list in ["all", ALL_BUT_CANCEL] {
+            assert!(!parse_list(list).unwrap().iter().any(|fault| fault.needs_containers()));
+        }
         assert_eq!(parse_list("kill-agent, ring"), Ok(vec![Fault::KillAgent, Fault::Ring]));
         assert!(parse_list("kill,nothing-such").unwrap_err().contains("no fault \"nothing-such\""));
     }

@@ -372,7 +372,8 @@ impl Active {
             Undo::Thaw(name) => Ok(env.place.thaw(&name)),
             Undo::Unpause(services, _held) => {
                 let place = containers(env)?;
-                Ok(together(services.iter().map(|service| place.unpause(service)).collect()))
+                let told: Vec<Outcome> = services.iter().map(|s| place.unpause(s)).collect();
+                Ok(together(&told))
             }
             Undo::Connect(name, _held) => Ok(containers(env)?.connect(&name)),
             Undo::Join(links) => {
