@@ -113,8 +113,7 @@ fn whose_wal_went_through_another_timeline_of_the_primary_s_number_is_cloned() {
         let began = |node: &str, timeline: u32| {
             let file = format!("pg_wal/{timeline:08X}.history");
             let text = fs::read_to_string(c.node(node).pgdata().join(file)).expect("a history");
-            let last =
-                text.lines().filter(|line| line.starts_with(&before.to_string())).next_back();
+            let last = text.lines().rfind(|line| line.starts_with(&before.to_string()));
             last.and_then(|line| line.split_whitespace().nth(1)).map(ToOwned::to_owned)
         };
         let (one, other) = (began(&first, before + 1), began(&second, before + 1));
