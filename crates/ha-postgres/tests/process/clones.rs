@@ -30,9 +30,9 @@ async fn that_stall_for_longer_than_a_standby_may_are_not_cut_off() {
             (cloning.join("base").exists() && found.len() == 2).then_some(found)
         });
         let tools = tools.await;
-        tools.iter().for_each(|pid| kill_process(*pid, Signal::STOP).unwrap());
+        send(&tools, Signal::STOP);
         tokio::time::sleep(STALL).await;
-        tools.iter().for_each(|pid| kill_process(*pid, Signal::CONT).unwrap());
+        send(&tools, Signal::CONT);
     };
     let clone = n2.driver.clone_from(&upstream, Some(RATE), &|_, _| {}, soon(90));
     let (done, ()) = tokio::join!(clone, stalls);
@@ -41,10 +41,16 @@ async fn that_stall_for_longer_than_a_standby_may_are_not_cut_off() {
     n2.catches_up_with(&n1).await;
 }
 
+fn send(tools: &[Pid], signal: Signal) {
+    for pid in tools {
+        kill_process(*pid, signal).expect("a process of ours");
+    }
+}
+
 /// Returns the processes that write a base backup there.
 fn tools_at(cloning: &Path) -> Vec<Pid> {
     let wanted = format!("--pgdata={}", cloning.display());
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let processes = std::fs::read_dir("/proc").expect("processes").flatten();
     let is_wanted = |pid: &Pid| {
         let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
         line.unwrap_or_default().split(|byte| *byte == 0).any(|word| word == wanted.as_bytes())
