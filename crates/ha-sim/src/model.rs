@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
+use crate::world::Rng;
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
 /// A model whose steps can be told in a line each.
@@ -104,6 +105,33 @@ where
         best = shorter;
     }
     Some(best)
+}
+
+/// Returns a way that is drawn at random, as long as that unless nothing can happen any more.
+#[must_use]
+pub fn drawn<M>(model: &M, seed: u64, steps: usize) -> Vec<M::Action>
+where
+    M: Model,
+    M::Action: Clone,
+{
+    let mut rng = Rng::new(seed, 5);
+    let mut way = Vec::new();
+    let first = model.init_states();
+    let Some(mut now) = first.into_iter().next() else { return way };
+    // Some of what is offered changes nothing.
+    for _ in 0..steps * 4 {
+        let mut offered = Vec::new();
+        model.actions(&now, &mut offered);
+        if offered.is_empty() || way.len() == steps {
+            break;
+        }
+        let action = offered.swap_remove(rng.index(offered.len()));
+        if let Some(next) = model.next_state(&now, action.clone()) {
+            now = next;
+            way.push(action);
+        }
+    }
+    way
 }
 
 /// Returns which steps of a way cannot be taken, or change nothing, if each of the others is.

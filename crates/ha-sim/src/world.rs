@@ -47,4 +47,5 @@ pub use mutation::Mutation;
 pub use plan::{Plan, ScriptError};
 pub use replay::{Replayed, Step, replay_lease};
 pub use replay_wal::replay_wal;
+pub(crate) use rng::Rng;
 pub use run::{Ended, Outcome, run, search, shrink};

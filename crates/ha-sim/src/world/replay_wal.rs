@@ -139,6 +139,13 @@ impl Replay {
         self.stage.sim.world().agent(1).state.last_epoch
     }
 
+    /// The epoch that an election is about: the leader knows that it is over.
+    fn asked(&self) -> Option<Epoch> {
+        let mut world = self.stage.sim.world();
+        let state = &world.agent(1).state;
+        state.lease.grant().is_none().then_some(state.last_epoch)
+    }
+
     /// The keeper looks once, and does what follows; returns whether anything did. One that still waits for an
     /// order waits no more.
     fn keep(&mut self, node: usize, whole: bool) -> bool {
@@ -192,7 +199,7 @@ impl Replay {
     }
 
     fn pledge(&self, node: usize) -> bool {
-        let epoch = self.epoch();
+        let Some(epoch) = self.asked() else { return false };
         self.stage.have(node, move |ctx| async move {
             handle::pledge(&ctx, epoch).await;
         });
@@ -201,7 +208,7 @@ impl Replay {
 
     /// It answers the election: it has pledged before.
     fn report(&mut self, node: usize) -> bool {
-        let epoch = self.epoch();
+        let Some(epoch) = self.asked() else { return false };
         let told = std::rc::Rc::new(std::cell::RefCell::new(None));
         let answer = std::rc::Rc::clone(&told);
         self.stage.have(node, move |ctx| async move {
@@ -256,18 +263,21 @@ impl Replay {
     /// It proves its right, fetches what it has to, and is promoted, if it decides so.
     fn promote(&self, node: usize) -> bool {
         let stage = &self.stage;
+        if node != 1 {
+            // It has to know first that it was granted.
+            stage.replicate(1, node, true);
+        }
         lease::follow_state(&mut stage.sim.world(), node);
         let epoch = stage.sim.world().agent(node).holder.as_ref().map(Holder::epoch);
         let Some(epoch) = epoch else { return false };
-        granter::observe(&mut stage.sim.world(), node);
         stage.have(node, move |ctx| async move {
-            lease::renew_at(&ctx, epoch, node).await;
+            lease::renew_at(&ctx, epoch, 1).await;
         });
         stage.settle();
         let Some(id) = stage.at_gate(Gate::Sent, node) else { return false };
         stage.open(Gate::Sent, (node, id));
-        let round = stage.sim.world().agent(node).raft.latest_round();
-        stage.acknowledge(node, 2, round);
+        let round = stage.sim.world().agent(1).raft.latest_round();
+        stage.acknowledge(1, 2, round);
         stage.open(Gate::Confirmed, (node, id));
         stage.open(Gate::Answered, (node, id));
         let writable = |world: &mut super::state::World| {
