@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::future::Future;
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use ha_proto::v1::{
 };
 use ha_raft::Cut;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::agent::lock;
 
@@ -278,7 +279,8 @@ impl Peers {
     /// Hands an operator's question or order to a node's agent.
     ///
     /// # Errors
-    /// As [`Self::switchover`].
+    /// What that agent says; without an answer `Unavailable` if it was certainly not asked, else `DeadlineExceeded`: it
+    /// may have done what it was asked for.
     pub async fn forward<T, F>(
         &self,
         node: &NodeId,
@@ -289,7 +291,7 @@ impl Peers {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let admin = self.admin(node)?;
-        self.forwarded(node, limit, call(admin)).await
+        self.handed_on(node, limit, Code::DeadlineExceeded, call(admin)).await
     }
 
     /// Asks a node's agent for its clocks, or to examine itself.
@@ -321,20 +323,34 @@ impl Peers {
         Ok(AgentClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
-    /// Hands a call on: what the other agent says is said to whoever asked.
     async fn forwarded<T>(
         &self,
         node: &NodeId,
         limit: Duration,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Status> {
-        let silent = |why: String| Status::unavailable(format!("node {node}: {why}"));
+        self.handed_on(node, limit, Code::Unavailable, call).await
+    }
+
+    /// Hands a call on: what the other agent says is said to whoever asked. `silence` is said if it may have been asked
+    /// and did not answer.
+    async fn handed_on<T>(
+        &self,
+        node: &NodeId,
+        limit: Duration,
+        silence: Code,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Status> {
+        let silent = |why: String| Status::new(silence, format!("node {node}: {why}"));
         if self.cut.swallowed(limit).await {
             return Err(silent("no answer".to_owned()));
         }
         match tokio::time::timeout(limit, call).await {
             _ if self.cut.left().is_some() => Err(silent("no answer".to_owned())),
             Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) if was_refused(&status) => {
+                Err(Status::unavailable(format!("node {node}: {}", one_line(&status))))
+            }
             // Made on this side, of a connection that broke.
             Ok(Err(status)) if status.source().is_some() => Err(silent(one_line(&status))),
             Ok(Err(status)) => Err(Status::new(status.code(), status.message())),
@@ -363,13 +379,70 @@ impl Peers {
     }
 }
 
+/// Returns whether an error is that an agent gave no answer, by [`Peers::forward`] or any other of the calls here: it may
+/// have done what it was asked for.
+#[must_use]
+pub fn is_silence(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
+}
+
+/// Returns whether there was no connection that the call could have gone over.
+fn was_refused(status: &Status) -> bool {
+    let cause = causes(status).last().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|error| {
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+        matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+    })
+}
+
 /// Returns a status with its deepest cause, on one line.
 fn one_line(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
-    while let Some(error) = source {
-        text = error.to_string();
-        source = error.source();
+    let deepest = causes(status).last().map(ToString::to_string);
+    deepest.unwrap_or_else(|| status.message().to_owned()).replace('\n', " ")
+}
+
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    let mut next = status.source();
+    std::iter::from_fn(move || {
+        let cause = next?;
+        next = cause.source();
+        Some(cause)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ha_proto::v1::PauseRequest;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn code_of(address: String) -> Code {
+        let node: NodeId = "n2".parse().expect("a valid name");
+        let peers = Peers::new(&BTreeMap::from([(node.clone(), address)]), Cut::default());
+        let peers = peers.expect("an address");
+        let call = |mut admin: AdminClient<Channel>| async move {
+            admin.pause(PauseRequest::default()).await
+        };
+        let answer = peers.forward(&node, Duration::from_millis(300), call).await;
+        answer.expect_err("nobody answers").code()
     }
-    text.replace('\n', " ")
+
+    #[tokio::test]
+    async fn an_order_that_nobody_can_have_got_is_not_done_and_one_without_an_answer_may_be() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        assert_eq!(code_of(address.clone()).await, Code::DeadlineExceeded, "it listens");
+        drop(listener);
+        assert_eq!(code_of(address).await, Code::Unavailable, "nobody is there");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_tells_nothing_of_the_order() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let ends = async { drop(listener.accept().await.expect("a caller")) };
+        let (code, ()) = tokio::join!(code_of(address), ends);
+        assert_eq!(code, Code::DeadlineExceeded);
+    }
 }

@@ -19,7 +19,7 @@ use ha_proto::v1::drill_news::News;
 use ha_proto::v1::{DrillCounts, DrillResult, DrillStepRequest};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
-use tonic::{Code, Status};
+use tonic::Status;
 use tracing::{info, warn};
 
 use super::client::{self, Shared};
@@ -29,6 +29,7 @@ use super::{Conducting, Kind, Order};
 use crate::admin::{drill as admin, switchover};
 use crate::agent::{Agent, lock};
 use crate::oplog::OperationLog;
+use crate::peers::is_silence;
 
 /// How many writes are to be acknowledged before the fault, and how long that may take.
 const WARM_UP: u64 = 25;
@@ -76,7 +77,7 @@ pub async fn run<D: PostgresDriver>(
     let prepared = step(&agent, &order.node, order.number, "prepare", Duration::ZERO).await;
     let (last, cleaned) = match prepared {
         // Nothing was made: nothing is to be cleared away, least of all what is somebody else's.
-        Err(status) if status.code() != Code::Unavailable => (Err(said(&status)), Ok(())),
+        Err(status) if !is_silence(&status) => (Err(said(&status)), Ok(())),
         Err(_) | Ok(_) => {
             let last = measure(&agent, &order, role, &teller, &shared).await;
             (last, clean(&agent, order.number).await)
@@ -238,7 +239,7 @@ async fn strike_when_warm<D: PostgresDriver>(
             match struck {
                 Ok(begins_in) => begins_in,
                 // It may have been made, the answer being its first victim: then it is measured.
-                Err(status) if status.code() == Code::Unavailable => LEAD,
+                Err(status) if is_silence(&status) => LEAD,
                 Err(status) => return Err(said(&status)),
             }
         }
