@@ -352,5 +352,7 @@ pub async fn settle(env: &mut Env) -> Result<Result<(), String>, Harness> {
         }
     }
     let strange = listed.iter().find(|(name, _)| !env.knows(name));
-    Ok(strange.map_or(Ok(()), |(name, _)| Err(format!("{name} is a member, and should not be"))))
+    Ok(strange.map_or(Ok(()), |(name, _)| {
+        Err(format!("{name} is a member, though haclt had said otherwise"))
+    }))
 }

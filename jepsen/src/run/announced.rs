@@ -4,11 +4,13 @@ use crate::nemesis::{Fault, Plan};
 use crate::sabotage;
 
 /// What any fault may have an agent say, by a part of the line.
-const OF_ANY: [&str; 15] = [
+const OF_ANY: [&str; 17] = [
     "lease expired",
     "could not vacate the expired lease",
     "could not grant the lease",
+    "could not hand Raft leadership over",
     "could not pledge",
+    "could not record what happened",
     "could not renew permit",
     "lease is lost: a later epoch was granted",
     "peer does not answer",
@@ -22,13 +24,19 @@ const OF_ANY: [&str; 15] = [
     "node fenced",
 ];
 /// What only some may.
-const OF_SOME: [(&str, &[Fault]); 8] = [
+const OF_SOME: [(&str, &[Fault]); 10] = [
     ("guard ended", &[Fault::KillGuard, Fault::KillNode, Fault::PauseGuard, Fault::FreezeNode]),
     ("the guard is frozen", &[Fault::PauseGuard, Fault::FreezeNode]),
     ("killing an orphaned server", &[Fault::KillGuard, Fault::PauseGuard, Fault::FreezeNode]),
     ("switchover broken off", &[Fault::Switchover, Fault::RollingRestart]),
     ("the control loop hangs", &[Fault::PauseAgent, Fault::FreezeNode, Fault::SlowDiskRaft]),
     ("the receiver could not be ended yet", &[Fault::PauseReceiver, Fault::FreezeNode]),
+    (
+        "ending a walsender that does not read the new setting",
+        &[Fault::PauseWalsender, Fault::PauseReceiver, Fault::FreezeNode],
+    ),
+    // Its directories were emptied before it joined.
+    ("the permit was damaged or gone", &[Fault::ChangeMembers]),
     ("No space left on device", &[Fault::FullDiskData, Fault::FullDiskRaft]),
     ("Raft", &[Fault::FullDiskRaft, Fault::SlowDiskRaft, Fault::PowerCut]),
 ];
