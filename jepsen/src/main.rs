@@ -203,6 +203,10 @@ fn make(arguments: Run) -> Result<u8, Harness> {
         live_restore: arguments.live_restore,
         names: arguments.names,
     };
+    let of_engines = options.live_restore || options.names == Names::Unanswered;
+    if of_engines && env != Kind::Compose {
+        return Err(Harness::new("--live-restore and --names are for --env compose"));
+    }
     let places = env::places(options.plan()?.any(Fault::changes_members));
     let dir = options.directory()?;
     // While there is one thread: all others are where the clients are then.

@@ -95,6 +95,10 @@ pub fn all(asked: &Asked, say: &mut (dyn FnMut(&str) + Send)) -> Result<u8, Harn
     let made = rows(&file)?;
     let entries = lists::of(list).into_iter().zip(seed..);
     let wanted: Vec<(Entry, u64)> = entries.filter(|(e, _)| e.name().contains(only)).collect();
+    if wanted.is_empty() {
+        let list = list.name();
+        return Err(Harness::new(format!("no run of the list {list} has {only:?} in its name")));
+    }
     let (next, say) = (Mutex::new(wanted.iter()), Mutex::new(say));
     let told = |line: &str| (say.lock().unwrap_or_else(PoisonError::into_inner))(line);
     let work = || -> Result<Vec<Row>, Harness> {
