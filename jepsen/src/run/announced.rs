@@ -1,40 +1,57 @@
-//! Warnings of agents that faults explain. Any other one, and every error, speaks against a run.
+//! Warnings and errors of agents that faults explain. Any other one speaks against a run.
 
 use crate::nemesis::{Fault, Plan};
 use crate::sabotage;
 
-/// What any fault may have an agent say, by a part of the line.
-const OF_ANY: [&str; 17] = [
+/// What any fault may have an agent say, by a part of the line: what happened, and what could not be done.
+const OF_ANY: [&str; 26] = [
+    "could not ",
     "lease expired",
-    "could not vacate the expired lease",
-    "could not grant the lease",
-    "could not hand Raft leadership over",
-    "could not pledge",
-    "could not record what happened",
-    "could not renew permit",
     "lease is lost: a later epoch was granted",
+    "nothing is seen of the database, the lease is given up",
+    "no other node has taken over yet",
     "peer does not answer",
     "database did not answer",
+    "database is not ready",
     "local WAL diverges from the primary's history",
     "diverged WAL was kept aside",
+    "diverged WAL was not kept by itself",
+    "diverged WAL is incomplete",
     "kept WAL is not part of the primary's history: set aside",
+    "the primary cannot continue the WAL that is kept here",
     "its timeline here began with another promotion",
     "promotion was not recorded",
+    "the quorum cannot be kept",
+    "ending a walsender",
     "step failed",
     "node fenced",
+    "the stop was not in order",
+    "the database did not stop in time",
+    "the standby has not received the end of WAL in time",
+    "switchover failed, an election decides",
+    "checkpoint before the stop failed",
+    "checkpoint after the promotion did not end",
 ];
 /// What only some may.
-const OF_SOME: [(&str, &[Fault]); 10] = [
-    ("guard ended", &[Fault::KillGuard, Fault::KillNode, Fault::PauseGuard, Fault::FreezeNode]),
+const OF_SOME: [(&str, &[Fault]); 8] = [
+    (
+        "guard ended",
+        &[Fault::KillGuard, Fault::KillNode, Fault::PauseGuard, Fault::FreezeNode, Fault::PowerCut],
+    ),
     ("the guard is frozen", &[Fault::PauseGuard, Fault::FreezeNode]),
-    ("killing an orphaned server", &[Fault::KillGuard, Fault::PauseGuard, Fault::FreezeNode]),
+    (
+        "killing an orphaned server",
+        &[
+            Fault::KillGuard,
+            Fault::KillNode,
+            Fault::PauseGuard,
+            Fault::FreezeNode,
+            Fault::PowerCut,
+            Fault::KillContainer,
+        ],
+    ),
     ("switchover broken off", &[Fault::Switchover, Fault::RollingRestart]),
     ("the control loop hangs", &[Fault::PauseAgent, Fault::FreezeNode, Fault::SlowDiskRaft]),
-    ("the receiver could not be ended yet", &[Fault::PauseReceiver, Fault::FreezeNode]),
-    (
-        "ending a walsender that does not read the new setting",
-        &[Fault::PauseWalsender, Fault::PauseReceiver, Fault::FreezeNode],
-    ),
     // Its directories were emptied before it joined.
     ("the permit was damaged or gone", &[Fault::ChangeMembers]),
     ("No space left on device", &[Fault::FullDiskData, Fault::FullDiskRaft]),
