@@ -75,7 +75,8 @@ pub fn pointed(text: &str, databases: &[String], host: &str, port: u16) -> Strin
     let mut lines = Vec::new();
     // Where further databases belong: after the last line of their section.
     let mut end = 0;
-    for line in text.lines() {
+    // The last line may have the first half of another system's line end.
+    for line in text.lines().map(|line| line.trim_end_matches('\r')) {
         let trimmed = line.trim();
         if let Some(section) = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             inside = section.trim() == "databases";
@@ -216,6 +217,15 @@ mod tests {
             assert_eq!(once.lines().count(), 1, "{once}");
             assert_eq!(pointed(&once, &databases, "h", 5), once, "{name}");
             assert_ne!(pointed(&once, &databases, "other", 5), once, "{name}");
+        }
+    }
+
+    #[test]
+    fn half_a_line_end_at_the_end_is_none() {
+        for text in ["a = host=x\r", "a = host=x\r\r\n", "; remark\r", "a = host=x\n\r"] {
+            let once = pointed(text, &[], "h", 5);
+            assert!(!once.contains('\r'), "{once:?}");
+            assert_eq!(pointed(&once, &[], "h", 5), once, "{text:?}");
         }
     }
 
