@@ -237,7 +237,7 @@ impl Peers {
     /// Hands an operator's order to a primary's agent, or asks how far that is.
     ///
     /// # Errors
-    /// What that agent says; or `Unavailable` without an answer: it may have been taken all the same.
+    /// As [`Self::forward`].
     pub async fn switchover(
         &self,
         node: &NodeId,
@@ -245,7 +245,7 @@ impl Peers {
         limit: Duration,
     ) -> Result<SwitchoverReply, Status> {
         let mut admin = self.admin(node)?;
-        self.forwarded(node, limit, admin.switchover(request)).await
+        self.handed_on(node, limit, Code::DeadlineExceeded, admin.switchover(request)).await
     }
 
     /// Asks a node's agent what a restart of its database would mean.
@@ -273,7 +273,7 @@ impl Peers {
         limit: Duration,
     ) -> Result<RestartReply, Status> {
         let mut admin = self.admin(node)?;
-        self.forwarded(node, limit, admin.restart(request)).await
+        self.handed_on(node, limit, Code::DeadlineExceeded, admin.restart(request)).await
     }
 
     /// Hands an operator's question or order to a node's agent.

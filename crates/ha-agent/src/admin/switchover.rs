@@ -13,11 +13,12 @@ use ha_proto::v1::{
     SwitchoverRequest, SwitchoverStep,
 };
 use tokio::time::{Instant, timeout};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::agent::{Agent, lock};
 use crate::granter;
 use crate::hand_over;
+use crate::peers::is_silence;
 use crate::switchover::{self, End, NotStarted, Operation};
 
 /// How long looking at the server may take.
@@ -109,7 +110,7 @@ pub(super) async fn order<D: PostgresDriver>(
     }
     match agent.peers.switchover(&from, request.clone(), wait + FORWARD_SLACK).await {
         // Its agent is gone: what became of it is in the replicated state, once that has moved on.
-        Err(status) if status.code() == Code::Unavailable => {
+        Err(status) if is_silence(&status) => {
             let state = agent.state();
             let moved = state.last_epoch > epoch || state.lease.grant().is_none();
             if moved { Ok(by_state(&state, epoch, &to)) } else { Err(status) }
